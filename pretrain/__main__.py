@@ -1,0 +1,40 @@
+"""The methods there are, and the checkpoints.
+
+python -m pretrain
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from zoo.checkpoint import RUNS, available
+from zoo.run import guarded, registry, shown_path
+
+
+def main() -> None:
+    """Print both lists."""
+    parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where checkpoints made here are kept")
+    runs = parser.parse_args().runs
+    methods = [
+        [name, sys.modules[kind.__module__].__doc__.partition("\n")[0], ", ".join(kind.presets)]
+        for name, kind in sorted(registry("pretrain").items())
+    ]
+    print(tabulate(methods, headers=["method", "", "presets besides digits"], maxcolwidths=[None, 70, 40]))
+    rows = []
+    for name, path, told in available(runs):
+        trained = "damaged: " + told["error"] if "error" in told else f"{told['method']}, epoch {told['epoch']}"
+        data = (told.get("dataset") or {}).get("name", "–")
+        limit = f"a smoke run on {told['limit']} images" if told.get("limit") else ""
+        rows.append([name, trained, data, told.get("key") or "–", limit, shown_path(path.parent)])
+    print()
+    print(tabulate(rows, headers=["checkpoint", "", "data set", "key", "", "lies in"]))
+    print("\nand random-<backbone>[-sobel]@<seed>, which needs no file")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

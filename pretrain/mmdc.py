@@ -1,0 +1,284 @@
+"""MMDC: images are assigned to fixed targets on the unit sphere, and the network learns to meet them.
+
+Shiran & Weinshall, "Multi-Modal Deep Clustering: Unsupervised Partitioning of Images", ICPR 2020.
+
+    python -m pretrain.mmdc                                      small_vgg on scikit-learn's digits
+    python -m pretrain.mmdc --dataset mnist --precision bf16     the paper's settings
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from results.errors import UserError
+from zoo.checkpoint import Preprocessing
+from zoo.clustering.kmeans import nearest
+from zoo.clustering.matching import relabel
+from zoo.datasets.dataset import Dataset
+from zoo.datasets.images import ArrayImages
+from zoo.run import Method, main
+from zoo.seeds import derive, generator
+from zoo.training import Training, linear_head
+from zoo.views import CentreCrop, CropRotate, rotations
+
+
+@dataclass(frozen=True)
+class MMDC(Method):
+    """Settings of a run; the defaults are those of the digits data set."""
+
+    name: ClassVar[str] = "pretrain.mmdc"
+    version: ClassVar[int] = 1
+    presets: ClassVar[dict[str, dict]] = {
+        "mnist": dict(batch=128, epochs=50, drop_at=40, refine_at=20, crops=(24, 20, 16)),
+        "fashion-mnist": dict(
+            batch=128, epochs=50, drop_at=40, refine_at=20, crops=(24, 20, 16), degrees=0.0, flip=True
+        ),
+        "folder": dict(
+            batch=128, epochs=400, drop=0.2, drop_at=300, refine_at=350, side=48, crops=(40,),
+            degrees=0.0, flip=True, jitter=True, rotation=True,
+        ),
+    }  # fmt: skip
+
+    backbone: str = "small_vgg"
+    images: Literal["split", "merged"] = "merged"  # the paper trains and evaluates on train and test together
+    k: int = 0  # clusters; 0: the number of classes
+    epochs: int = 100
+    batch: int = 64  # images a step, and the rows of one assignment; the paper has 128, and more images
+    lr: float = 0.05
+    drop: float = 0.1  # the learning rate is multiplied by this …
+    drop_at: int = 80  # … from this epoch on, counted from 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4  # of weights; batch-norm parameters and biases have none
+    refine_at: int = 40  # from this epoch on the targets are k-means clusters of the network's outputs
+    side: int = 0  # images are resized to this side first; 0: used as they are
+    crops: tuple[int, ...] = (28, 24, 20)  # sides of the crops, one drawn for each image; the first evaluates
+    degrees: float = 25.0  # largest rotation of a training image
+    flip: bool = False
+    jitter: bool = False  # colour jitter and random grey
+    rotation: bool = False  # also learn, in a pass of its own, which of four rotations an image has
+    means: Literal["one_hot", "random"] = "one_hot"  # of the target components
+    dim: int = 0  # of the target space, with random means; 0: k
+    sigma: float = 0.0  # standard deviation of the targets around their component's mean
+
+    def train(self, run: Training) -> dict[str, dict[str, Tensor]]:
+        """The backbone, the heads and the target means after the last epoch."""
+        run.images = run.images.materialise(self.side or run.dataset.size)
+        k = self.clusters(run)
+        centre = self.centre_crops(run)
+        targets = Targets.draw(len(run.images), k, self.dim or k, self.means, self.sigma, run.seed("targets"))
+        network = self.build_network(run, targets.means.shape[1])
+        optimizer = torch.optim.SGD(parameter_groups(network, self.weight_decay), self.lr, self.momentum)
+        targets.outputs = evaluate(network, centre, run)
+        for epoch in run.epochs(self.epochs, network=network, optimizer=optimizer, targets=targets):
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * (self.drop if epoch >= self.drop_at else 1.0)
+            if epoch >= self.refine_at:
+                with run.phase("refinement"):
+                    targets.refine(run.seed("refinement", epoch))
+            rotation_loss = None
+            if self.rotation:
+                with run.phase("rotation"):
+                    rotation_loss = self.learn_rotations(network, optimizer, run, epoch)
+            with run.phase("training"):
+                loss = self.learn(network, optimizer, centre, targets, run, epoch)
+            with run.phase("evaluation"):
+                targets.outputs = evaluate(network, centre, run)
+            run.log(epoch, loss, targets.clusters(), k, rotation_loss=rotation_loss)
+        return {
+            "backbone": network["backbone"].state_dict(),
+            "head": {n: t for n, t in network.state_dict().items() if not n.startswith("backbone.")},
+            "clustering": {"means": targets.means},
+        }
+
+    def preprocessing(self, dataset: Dataset) -> Preprocessing:
+        """Pixels in 0..1 as they are; the centre crop of `crops[0]` pixels at the network's input size."""
+        usual = super().preprocessing(dataset)
+        side = self.side or dataset.size or self.crops[0]
+        return replace(usual, resize=round(usual.size * side / self.crops[0]), mean=(0.0,), std=(1.0,))
+
+    def clusters(self, run: Training) -> int:
+        """The number of clusters, after checking that it and the target space can be."""
+        side = min(run.images.pixels.shape[2:])
+        k = self.k or len(run.dataset.classes)
+        if k < 2:
+            raise UserError("the images have no labels to count classes by", fix="--k 10 (the number of clusters)")
+        if k > len(run.images):
+            raise UserError(f"k = {k} clusters of {len(run.images)} images", fix=f"--k {min(10, len(run.images))}")
+        if self.means == "one_hot" and self.dim not in (0, k):
+            raise UserError(f"one-hot means have {k} dimensions, not {self.dim}", fix="--means random")
+        if max(self.crops) > side:
+            raise UserError(f"crops of {max(self.crops)} px do not fit in {side} px", fix=f"--crops {side * 7 // 8}")
+        return k
+
+    def build_network(self, run: Training, dim: int) -> nn.ModuleDict:
+        """The backbone with its linear head (dim outputs) and, if asked for, the rotation head (4)."""
+        backbone = run.build_backbone()
+        network = nn.ModuleDict({"backbone": backbone})
+        network["top_layer"] = linear_head(backbone.embedding_dim, dim, run.seed("top_layer"))
+        if self.rotation:
+            network["rotnet_head"] = linear_head(backbone.embedding_dim, 4, run.seed("rotnet_head"))
+        return network.to(run.device)
+
+    def centre_crops(self, run: Training) -> ArrayImages:
+        """Every image's centre crop at the network's input size: what is assigned and evaluated, made once."""
+        view = CentreCrop(self.crops[0], run.preprocessing.size)
+        stream = run.images.batches(np.arange(len(run.images)), 4096, view, seed=0)
+        return ArrayImages(torch.cat([pixels for _, pixels in stream]).to(run.device), run.images.labels)
+
+    def learn(
+        self,
+        network: nn.ModuleDict,
+        optimizer: torch.optim.Optimizer,
+        centre: ArrayImages,
+        targets: Targets,
+        run: Training,
+        epoch: int,
+    ) -> float:
+        """One pass towards the targets; its mean loss.
+
+        Until refinement begins, each batch's targets are first re-assigned among its images, by the network's present
+        outputs for their centre crops (section 3.2).
+        """
+        order = torch.randperm(len(run.images), generator=generator(run.seed("order", epoch))).numpy()
+        view = CropRotate(self.crops, run.preprocessing.size, self.degrees, self.flip, self.jitter)
+        total = torch.zeros((), device=run.device)
+        for ids, x in run.batches(view, order, self.batch, "training", epoch):
+            rows = torch.from_numpy(ids)
+            if epoch < self.refine_at:
+                targets.assign(rows, compute_outputs(network, centre.pixels[rows.to(run.device)], run))
+            network.train()
+            loss = F.mse_loss(unit_outputs(network, x, run), targets[rows].to(run.device))
+            step(optimizer, loss)
+            total += loss.detach() * len(ids)
+        return total.item() / len(order)
+
+    def learn_rotations(
+        self, network: nn.ModuleDict, optimizer: torch.optim.Optimizer, run: Training, epoch: int
+    ) -> float:
+        """One pass of telling each image's four rotations apart, each cropped on its own; its mean loss."""
+        network.train()
+        order = torch.randperm(len(run.images), generator=generator(run.seed("rotation order", epoch))).numpy()
+        view = FourRotations(CropRotate(self.crops, run.preprocessing.size))
+        wanted = torch.arange(4, device=run.device).repeat(self.batch)
+        total = torch.zeros((), device=run.device)
+        for ids, x in run.batches(view, order, self.batch, "rotation", epoch):
+            logits = network["rotnet_head"](torch.relu(run.embed(network["backbone"], x)))
+            loss = F.cross_entropy(logits, wanted[: len(x)])
+            step(optimizer, loss)
+            total += loss.detach() * len(ids)
+        return total.item() / len(order)
+
+
+@dataclass(frozen=True)
+class FourRotations:
+    """Every image turned by 0, 90, 180 and 270 degrees, one after the other, each then cropped on its own."""
+
+    view: CropRotate
+
+    def tensors(self, pixels: Tensor, rng: torch.Generator) -> Tensor:
+        """Pixels (4 B, C, h, w) of a batch (B, C, H, W)."""
+        return self.view.tensors(rotations(pixels), rng)
+
+
+@dataclass
+class Targets:
+    """What the images are to be mapped to: image i holds row `held[i]` of the `bank` of unit vectors (m, dim)."""
+
+    means: Tensor  # (k, dim), of the mixture's components
+    bank: Tensor
+    held: Tensor  # (n,)
+    outputs: Tensor | None = None  # (n, dim): the network's last outputs for all images
+
+    @classmethod
+    def draw(cls, n: int, k: int, dim: int, kind: str, sigma: float, seed: int) -> Targets:
+        """n targets from a mixture of k Gaussians, projected to the unit sphere (section 3.1).
+
+        The components are drawn independently, so their counts are multinomial, not equal.
+        """
+        rng = generator(seed)
+        means = torch.eye(k) if kind == "one_hot" else F.normalize(torch.rand(k, dim, generator=rng) * 0.2 - 0.1)
+        component = torch.randint(k, (n,), generator=rng)
+        if sigma == 0:
+            return cls(means, means, component)
+        noise = torch.randn(n, means.shape[1], generator=rng) * sigma
+        return cls(means, F.normalize(means[component] + noise), torch.arange(n))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """The targets (B, dim) of the images `rows`."""
+        return self.bank[self.held[rows]]
+
+    def assign(self, rows: Tensor, outputs: Tensor) -> None:
+        """Permute the targets of the images `rows` so that the sum of distances to their outputs (B, dim) is least.
+
+        Euclidean, not squared: the two give other assignments. The multiset of targets never changes.
+        """
+        cost = torch.cdist(outputs.double().cpu(), self[rows].double(), compute_mode="donot_use_mm_for_euclid_dist")
+        _, columns = linear_sum_assignment(cost.numpy())
+        self.held[rows] = self.held[rows[torch.from_numpy(columns)]]
+
+    def refine(self, seed: int) -> None:
+        """Make k-means clusters of the last outputs the targets, matched to the present ones (section 3.3)."""
+        k = len(self.means)
+        estimator = KMeans(k, n_init=10, max_iter=300, tol=1e-4, algorithm="elkan", random_state=derive(seed) % 2**32)
+        new = estimator.fit_predict(self.outputs.numpy())
+        previous = nearest(self.bank[self.held].numpy(), self.means.numpy())
+        self.bank, self.held = self.means, torch.from_numpy(relabel(new, previous, k)[new])
+
+    def clusters(self) -> np.ndarray:
+        """The component (n,) whose mean is nearest to each output; with one-hot means, the largest output."""
+        return nearest(self.outputs.numpy(), self.means.numpy())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All of it, to be saved."""
+        return {"means": self.means, "bank": self.bank, "held": self.held, "outputs": self.outputs}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Become what was saved."""
+        self.means, self.bank, self.held, self.outputs = (state[name].cpu() for name in self.state_dict())
+
+
+def unit_outputs(network: nn.ModuleDict, x: Tensor, run: Training) -> Tensor:
+    """The head's outputs (B, dim) divided by their length; a zero output stays zero."""
+    return F.normalize(network["top_layer"](torch.relu(run.embed(network["backbone"], x))))
+
+
+@torch.inference_mode()
+def compute_outputs(network: nn.ModuleDict, pixels: Tensor, run: Training) -> Tensor:
+    """Outputs (B, dim) of centre crops, in eval mode."""
+    network.eval()
+    x = run.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    return unit_outputs(network, x, run)
+
+
+def evaluate(network: nn.ModuleDict, centre: ArrayImages, run: Training) -> Tensor:
+    """Outputs (n, dim) of every image, on the CPU."""
+    return torch.cat([compute_outputs(network, pixels, run).cpu() for pixels in centre.pixels.split(512)]).clone()
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of gradient descent. Gradients become zeros, not None, so that the head that the loss does not reach
+    still decays and moves with its momentum, as under the torch version of the released program."""
+    optimizer.zero_grad(set_to_none=False)
+    loss.backward()
+    optimizer.step()
+
+
+def parameter_groups(network: nn.ModuleDict, weight_decay: float) -> list[dict]:
+    """Two groups, in this order: vectors (batch norm, biases) without weight decay, all else with it."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0},
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
+    ]
+
+
+if __name__ == "__main__":
+    main(MMDC)

@@ -1,0 +1,217 @@
+"""A linear classifier on each conv layer's frozen features: the field's standard test.
+
+Zhang et al., ECCV 2016; Caron et al., "Deep Clustering …", ECCV 2018, table 1.
+
+    python -m probes.linear --layer conv3                       the reference checkpoint on scikit-learn's digits
+    python -m probes.linear --checkpoint FILE --dataset imagenet
+
+The learning rate is chosen on a tenth of the training images that the classifier does not see, then it is trained
+again on all of them. The number is the last epoch's; the best epoch's is kept beside it, as the papers report it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes import features
+from probes.heads import Heads, Schedule, cosine, inverse_sqrt
+from probes.sources import Cached, Online, Source
+from results.errors import RunFailed, UserError
+from zoo.checkpoint import Checkpoint
+from zoo.datasets.dataset import Dataset
+from zoo.evaluation import Evaluation
+from zoo.run import Outcome, Task, main
+from zoo.seeds import derive, generator, numpy_generator
+
+BATCH = 256
+HELD_OUT = 0.1  # share of train on which the learning rate is chosen
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How classifiers are trained; evaluation.md has the table."""
+
+    rates: tuple[float, ...]
+    epochs: int
+    least_steps: int
+    decay: float
+    schedule: Schedule
+    zero_start: bool  # classifiers start from zero, else from torch's default
+
+
+_PHOTOGRAPHS = Protocol((0.1, 0.03, 0.01, 0.003), 90, 0, 1e-4, inverse_sqrt, False)
+PROTOCOLS = {
+    "deepcluster": _PHOTOGRAPHS,
+    "generic": _PHOTOGRAPHS,
+    "small": Protocol((0.3, 0.1, 0.03, 0.01, 0.003, 0.001), 30, 2000, 1e-4, cosine, True),
+}
+
+
+@dataclass(frozen=True)
+class Linear(Task):
+    """Settings; each layer gives one record, and its number does not depend on which layers ride along."""
+
+    name: ClassVar[str] = "probes.linear"
+    version: ClassVar[int] = 1
+
+    layer: str = "all"  # a conv layer's name, or all of them in one pass
+    protocol: Literal["auto", "small", "deepcluster", "generic"] = "auto"  # auto: small up to 96 px, then by backbone
+    crops: Literal[1, 10] = 1  # of a test image whose class probabilities are averaged (not with `small`)
+    epochs: int = 0  # 0: the protocol's; another number is another protocol in records and tables
+
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Task]:
+        dataset.check_labelled(evaluation=True)
+        protocol = self.protocol if self.protocol != "auto" else natural_protocol(checkpoint, dataset)
+        if protocol == "deepcluster" and checkpoint.backbone["name"] != "alexnet":
+            backbone = checkpoint.backbone["name"]
+            raise UserError(f"the deepcluster protocol is made for alexnet, not {backbone}", fix="--protocol generic")
+        if protocol == "small" and self.crops != 1:
+            raise UserError("the small protocol has one view of an image", fix="--crops 1, or --protocol generic")
+        epochs = self.epochs or PROTOCOLS[protocol].epochs
+        resolved = replace(self, protocol=protocol, epochs=epochs)
+        return [replace(resolved, layer=layer) for layer in checkpoint.layers(self.layer)]
+
+    def protocol_id(self) -> str:
+        usual = self.epochs == PROTOCOLS[self.protocol].epochs
+        return f"{self.protocol}@{self.version}" + ("" if usual else f", {self.epochs} epochs")
+
+    def run(self, parts: Sequence[Task], bench: Evaluation) -> Iterator[Outcome]:
+        layers = [part.layer for part in parts]
+        source = (Cached if self.protocol == "small" else Online)(bench, layers, self.protocol)
+        count = len(source.labels)
+        held, kept = split_off(count, self.seed)
+        grid = dict.fromkeys(layers, PROTOCOLS[self.protocol].rates)
+        heads = self.fit(source, kept, grid, "choosing the learning rate")
+        chosen = choose(measure(heads, source.plain(held, BATCH)), grid)
+        curve: list[dict[str, float]] = []
+
+        def watch(heads: dict[str, Heads]) -> None:
+            found = measure(heads, source.test(BATCH, crops=1))
+            curve.append({layer: found[layer].top1[0] for layer in layers})
+
+        final = {layer: (choice["lr"],) for layer, choice in chosen.items()}
+        heads = self.fit(source, np.arange(count), final, "training", watch)
+        found = measure(heads, source.test(BATCH, self.crops))
+        for part in parts:
+            yield report(part, found[part.layer], chosen[part.layer], [point[part.layer] for point in curve])
+
+    def fit(
+        self,
+        source: Source,
+        ids: np.ndarray,
+        rates: dict[str, Sequence[float]],
+        what: str,
+        after_epoch: Callable[[dict[str, Heads]], None] | None = None,
+    ) -> dict[str, Heads]:
+        """Each layer's classifiers, one a rate, after training on the images `ids`."""
+        protocol = PROTOCOLS[self.protocol]
+        per_epoch = math.ceil(len(ids) / BATCH)
+        least = protocol.least_steps if self.epochs == protocol.epochs else 0
+        epochs = max(self.epochs, math.ceil(least / per_epoch))
+        heads = {layer: self.new_heads(source, layer, rates[layer]) for layer in rates}
+        step = 0
+        for epoch in range(epochs):
+            order = numpy_generator(self.seed, "order", epoch).permutation(ids)
+            title = f"{what}, epoch {epoch + 1} of {epochs}"
+            for rows, labels, x in source.train(order, BATCH, derive(self.seed, "crops", epoch), title):
+                for layer, head in heads.items():
+                    head.step(x[layer], labels, rows, step, epochs * per_epoch)
+                step += 1
+            if after_epoch is not None:
+                after_epoch(heads)
+        return heads
+
+    def new_heads(self, source: Source, layer: str, rates: Sequence[float]) -> Heads:
+        """Untrained classifiers of a layer, one a rate."""
+        protocol = PROTOCOLS[self.protocol]
+        start = None if protocol.zero_start else generator(self.seed, "start", layer)
+        classes, dim = source.classes, source.dims[layer]
+        dual, device = source.dual[layer], source.labels.device
+        return Heads(dim, classes, rates, protocol.decay, protocol.schedule, start, device, dual)
+
+
+def natural_protocol(checkpoint: Checkpoint, dataset: Dataset) -> str:
+    """`small` for images of up to 96 px, else `deepcluster` for its AlexNet and `generic` for all others."""
+    if dataset.size is not None and dataset.size <= 96:
+        return "small"
+    return "deepcluster" if checkpoint.backbone["name"] == "alexnet" else "generic"
+
+
+def split_off(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the tenth of the training images held out to choose the learning rate, and of the rest."""
+    order = numpy_generator(seed, "held out").permutation(count)
+    held = max(1, round(HELD_OUT * count))
+    if held == count:
+        raise UserError(f"{count} training images are too few to hold some out", fix="more images, or a larger --limit")
+    return np.sort(order[:held]), np.sort(order[held:])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What R classifiers of a layer get right."""
+
+    top1: list[float]  # percent, one a classifier
+    top5: list[float]
+    loss: list[float]  # mean cross-entropy of the averaged probabilities
+    correct: np.ndarray  # (R, N) booleans
+
+
+def measure(heads: dict[str, Heads], batches: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Measured]:
+    """Each layer's classifiers on images (B, crops, d): class probabilities are averaged over the crops."""
+    seen: dict[str, list[Tensor]] = {layer: [] for layer in heads}
+    for labels, x in batches:
+        for layer, head in heads.items():
+            rows = x[layer]
+            probability = torch.softmax(head.logits(rows.flatten(0, 1)), 2).unflatten(0, rows.shape[:2]).mean(1)
+            own = probability.gather(2, labels[:, None, None].expand(-1, probability.shape[1], 1))  # (B, R, 1)
+            # A class that is no number, or ties with the true one, ranks before it: nothing is right by accident.
+            rank = (~(probability < own)).sum(2) - 1
+            seen[layer].append(torch.stack([rank.float(), -own.squeeze(2).log()]))
+    return {layer: _measured(torch.cat(parts, 1)) for layer, parts in seen.items()}
+
+
+def _measured(found: Tensor) -> Measured:
+    rank, loss = found.cpu()  # each (N, R)
+    top1, top5 = 100 * (rank < 1).double().mean(0), 100 * (rank < 5).double().mean(0)
+    return Measured(top1.tolist(), top5.tolist(), loss.double().mean(0).tolist(), (rank < 1).T.numpy())
+
+
+def choose(found: dict[str, Measured], grid: dict[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    """Each layer's learning rate: the best top-1 on the held-out images, among equals the lowest loss.
+
+    RunFailed if every rate of a layer diverged.
+    """
+    chosen = {}
+    for layer, rates in grid.items():
+        whole = [at for at in range(len(rates)) if math.isfinite(found[layer].loss[at])]
+        if not whole:
+            raise RunFailed(f"every learning rate of {layer} diverged: {rates}")
+        best = max(whole, key=lambda at: (found[layer].top1[at], -found[layer].loss[at]))
+        tried = {str(rate): found[layer].top1[at] for at, rate in enumerate(rates)}
+        chosen[layer] = {"lr": rates[best], "held_out_top1": tried}
+    return chosen
+
+
+def report(part: Task, found: Measured, choice: dict[str, Any], curve: list[float]) -> Outcome:
+    """The outcome of one layer: the last epoch's numbers, and the best epoch's beside them."""
+    if not math.isfinite(found.loss[0]):
+        raise RunFailed(f"the classifier of {part.layer} diverged at learning rate {choice['lr']}")
+    best = int(np.argmax(curve))
+    details = {
+        **choice,
+        "best_epoch": {"epoch": best + 1, "top1": curve[best]},
+        "top1_by_epoch": [round(value, 3) for value in curve],
+        "correct": features.pack(found.correct[0]),
+    }
+    return Outcome(part, {"top1": found.top1[0], "top5": found.top5[0]}, details)
+
+
+if __name__ == "__main__":
+    main(Linear)

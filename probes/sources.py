@@ -1,0 +1,156 @@
+"""Where a linear probe's features come from: cached once (small images), or computed as augmented images pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from probes import features
+from zoo.evaluation import Evaluation
+from zoo.views import Centre, RandomCrop, TenCrop
+
+Batch = tuple[Tensor, Tensor, dict[str, Tensor]]  # image ids (B,), labels (B,), features {layer: (B, d)}
+
+# AvgPool (kernel, stride, padding) of each AlexNet layer at 224 px, to about 9 600 features (deepcluster.md 2.1).
+ALEXNET_POOLS = {"conv1": (6, 6, 3), "conv2": (4, 4, 0), "conv3": (3, 3, 1), "conv4": (3, 3, 1), "conv5": (2, 2, 0)}
+GENERIC = 10000  # features of a layer stay below this
+
+
+class Source(Protocol):
+    """Training batches in a given order, and the test images; `dual` layers give rows of a Gram matrix."""
+
+    labels: Tensor  # of the training images (N,)
+    classes: int
+    dims: dict[str, int]
+    dual: dict[str, bool]
+
+    def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
+        """Batches of training images in that order."""
+
+    def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Labels (B,) and features {layer: (B, 1, d)} of training images without augmentation."""
+
+    def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Labels (B,) and features {layer: (B, crops, d)} of the test images."""
+
+
+class Cached:
+    """Un-augmented features, standardised by the training set's mean and standard deviation."""
+
+    def __init__(self, bench: Evaluation, layers: Sequence[str], protocol: str) -> None:
+        train, test = bench.dataset.training, bench.dataset.evaluation
+        self.device, self.classes = bench.device, len(bench.dataset.classes)
+        self.labels = torch.from_numpy(bench.open(train).labels).to(bench.device)
+        self.test_labels = torch.from_numpy(bench.open(test).labels).to(bench.device)
+        self.rows: dict[str, np.ndarray] = features.load(bench, train, layers)
+        self.test_rows: dict[str, np.ndarray] = features.load(bench, test, layers)
+        self.scale = {layer: moments(rows) for layer, rows in self.rows.items()}
+        self.dual = {layer: rows.shape[0] <= rows.shape[1] for layer, rows in self.rows.items()}
+        for layer in layers:
+            if self.dual[layer]:  # fewer images than features: similarities say all there is (see heads.Heads)
+                x = self._standardise(layer, self.rows[layer])
+                self.test_rows[layer] = (self._standardise(layer, self.test_rows[layer]) @ x.T).cpu().numpy()
+                self.rows[layer] = (x @ x.T).cpu().numpy()
+        self.dims = {layer: rows.shape[1] for layer, rows in self.rows.items()}
+
+    def _standardise(self, layer: str, rows: np.ndarray) -> Tensor:
+        mean, scale = self.scale[layer]
+        return (torch.from_numpy(np.array(rows)) - mean).mul_(scale).to(self.device)
+
+    def _features(self, table: dict[str, np.ndarray], ids: np.ndarray | slice) -> dict[str, Tensor]:
+        return {
+            layer: torch.from_numpy(np.array(rows[ids])).to(self.device)
+            if self.dual[layer]
+            else self._standardise(layer, rows[ids])
+            for layer, rows in table.items()
+        }
+
+    def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
+        for start in range(0, len(order), batch):
+            ids = order[start : start + batch]
+            at = torch.from_numpy(ids).to(self.device)
+            yield at, self.labels[at], self._features(self.rows, ids)
+
+    def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for at, labels, x in self.train(ids, batch, 0, ""):
+            yield labels, {layer: rows[:, None] for layer, rows in x.items()}
+
+    def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for start in range(0, len(self.test_labels), batch):
+            part = slice(start, start + batch)
+            found = self._features(self.test_rows, part)
+            yield self.test_labels[part], {layer: rows[:, None] for layer, rows in found.items()}
+
+
+class Online:
+    """Features of augmented crops, computed by one frozen forward pass for all layers as the images pass."""
+
+    dual: dict[str, bool]
+
+    def __init__(self, bench: Evaluation, layers: Sequence[str], protocol: str) -> None:
+        self.bench, self.layers, self.protocol = bench, layers, protocol
+        self.classes = len(bench.dataset.classes)
+        self.images = bench.open(bench.dataset.training)
+        self.test_images = bench.open(bench.dataset.evaluation)
+        self.labels = torch.from_numpy(self.images.labels).to(bench.device)
+        self.test_labels = torch.from_numpy(self.test_images.labels).to(bench.device)
+        wanted = bench.checkpoint.preprocessing
+        self.resize, self.size = wanted.resize, wanted.size
+        blank = torch.zeros(1, wanted.channels, self.size, self.size, device=bench.device)
+        self.dims = {layer: x.shape[1] for layer, x in self._features(blank).items()}
+        self.dual = dict.fromkeys(layers, False)
+
+    def _features(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {layer: self._pool(layer, maps) for layer, maps in self.bench.maps(pixels, self.layers).items()}
+
+    def _pool(self, layer: str, maps: Tensor) -> Tensor:
+        if self.protocol == "deepcluster":
+            return F.avg_pool2d(maps, *ALEXNET_POOLS[layer]).flatten(1)
+        return generic_pool(maps)
+
+    def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
+        view = RandomCrop(self.resize, self.size, self.bench.dataset.flips)
+        for ids, pixels in self.bench.batches(self.images, order, view, batch, what, seed):
+            at = torch.from_numpy(ids).to(self.bench.device)
+            yield at, self.labels[at], self._features(pixels)
+
+    def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        view = Centre(self.resize, self.size)
+        for rows, pixels in self.bench.batches(self.images, ids, view, batch, "held-out images"):
+            at = torch.from_numpy(rows).to(self.bench.device)
+            yield self.labels[at], {layer: x[:, None] for layer, x in self._features(pixels).items()}
+
+    def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        view = TenCrop(self.resize, self.size) if crops == 10 else Centre(self.resize, self.size)
+        rows = np.arange(len(self.test_images))
+        for ids, pixels in self.bench.batches(self.test_images, rows, view, max(1, batch // crops), "test images"):
+            at = torch.from_numpy(ids).to(self.bench.device)
+            found = self._features(pixels.reshape(-1, *pixels.shape[-3:]))
+            yield self.test_labels[at], {layer: x.unflatten(0, (len(ids), crops)) for layer, x in found.items()}
+
+
+def generic_pool(maps: Tensor) -> Tensor:
+    """Maps (B, c, h, w) average-pooled, kernel equal to stride, until just below 10 000 features, flattened (B, d)."""
+    kernel = 1
+    while maps.shape[1] * (maps.shape[2] // kernel) * (maps.shape[3] // kernel) >= GENERIC:
+        kernel += 1
+    return F.avg_pool2d(maps, kernel).flatten(1)
+
+
+def moments(rows: np.ndarray, block: int = 4096) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation (d,) of the rows (N, d), float32; a constant feature gets 0, which drops it."""
+    total, squares = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    shift = np.array(rows[0], dtype=np.float64)  # so that a large mean does not drown the variance
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block] - shift
+        total += part.sum(0)
+        squares += np.square(part).sum(0)
+    mean = total / len(rows)
+    variance = squares / len(rows) - np.square(mean)
+    scale = np.where(variance > 1e-12, 1 / np.sqrt(np.maximum(variance, 1e-12)), 0.0)
+    return torch.from_numpy(mean + shift).float(), torch.from_numpy(scale).float()

@@ -1,0 +1,30 @@
+"""Every table of the suite as plain data: what stands in it, and what its cells expect of a record.
+
+Adding a table is adding an entry to TABLES. Nothing is imported from the tasks: a test compares the versions.
+"""
+
+from __future__ import annotations
+
+from results.declarations import deepcluster, digits, fashion_mnist, mmdc
+from results.declarations.table import Column, Published, Row, Table
+
+__all__ = ["BACKBONES", "DATASETS", "TABLES", "TIERS", "Column", "Published", "Row", "Table"]
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        digits.LINEAR,
+        digits.KNN,
+        digits.CLUSTERING,
+        fashion_mnist.LINEAR,
+        mmdc.CLUSTERING,
+        deepcluster.TABLE1,
+        deepcluster.TABLE2,
+        deepcluster.TABLE3,
+        deepcluster.TABLE4,
+    )
+}
+TIERS = tuple(dict.fromkeys(table.tier for table in TABLES.values()))
+
+DATASETS = ("digits", "mnist", "fashion-mnist", "imagenet")  # what this version can pretrain and probe on;
+BACKBONES = ("alexnet", "alexnet32", "small_vgg")  # a gap that needs another one has no command yet

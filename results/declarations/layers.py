@@ -1,0 +1,26 @@
+"""The conv layers that tables have columns for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from results.declarations.table import Column
+
+CONVS = tuple(f"conv{number}" for number in range(1, 6))  # of the AlexNets
+SMALL_VGG = CONVS[:4]
+
+
+def per_layer(dataset: str, protocol: str, panel: str = "", settings: dict[str, Any] | None = None) -> list[Column]:
+    """A column for each of conv1 to conv5: top-1 of a linear probe."""
+    return [
+        Column(
+            header=layer,
+            metric="top1",
+            dataset=dataset,
+            protocol=protocol,
+            settings={"layer": layer, **(settings or {})},
+            panel=panel,
+            published={"dataset": dataset, "layer": layer},
+        )
+        for layer in CONVS
+    ]

@@ -1,0 +1,1 @@
+"""The nouns that all runs share: backbones, data sets, views, checkpoints, clustering."""

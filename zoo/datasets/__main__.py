@@ -1,0 +1,87 @@
+"""Which data sets are here, and how to get the others.
+
+python -m zoo.datasets [NAME …] [--data-dir DIR]
+python -m zoo.datasets --download mnist --data-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from results.errors import UserError, did_you_mean
+from results.files import ROOT
+from zoo.datasets import DATASETS, find
+from zoo.datasets.dataset import Dataset, Missing
+
+HEADERS = ("data set", "present", "images", "classes", "size", "fingerprint", "licence", "how to get it")
+DOWNLOADS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # torchvision's classes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; the exit code: 2 if a data set asked for is unknown or damaged."""
+    options = parse(arguments)
+    try:
+        if options.download:
+            download(options.download, options.data_dir or ROOT / "data")
+        datasets = [find(name, options.data_dir) for name in options.names or DATASETS]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    found = [row(dataset) for dataset in datasets]
+    print(tabulate([cells for cells, _ in found], HEADERS, disable_numparse=True))
+    damages = [damage for _, damage in found if damage]
+    for damage in damages:
+        print(f"\n{damage}", file=sys.stderr)
+    return 2 if damages else 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m zoo.datasets", description="Which data sets are here.")
+    known = ", ".join(DATASETS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} or folder:PATH; default: all")
+    parser.add_argument(
+        "--data-dir", type=Path, help="where to look first; then $ZOO_DATA, the clone's data/"
+    )
+    parser.add_argument("--download", metavar="NAME", help="fetch mnist or fashion-mnist with torchvision")
+    return parser.parse_args(arguments)
+
+
+def row(dataset: Dataset) -> tuple[list[str], UserError | None]:
+    """The data set's line of the table, and what is wrong with it if it is there and damaged."""
+    try:
+        dataset.preflight()
+        return [dataset.name, "yes", *describe(dataset), dataset.licence, ""], None
+    except UserError as error:
+        absent = isinstance(error, Missing)
+        present = "no" if absent else "damaged"
+        return [dataset.name, present, *["–"] * 4, dataset.licence, dataset.source], None if absent else error
+
+
+def describe(dataset: Dataset) -> list[str]:
+    """Images per split, classes, size and short fingerprint."""
+    counts = ", ".join(f"{split} {count}" for split, count in dataset.splits.items())
+    return [counts, str(len(dataset.classes) or "–"), str(dataset.size or "–"), dataset.fingerprint()[:12]]
+
+
+def download(name: str, data_dir: Path) -> None:
+    """Fetch a data set's files below `data_dir`, by torchvision (which checks their sums)."""
+    if name not in DOWNLOADS:
+        hint = did_you_mean(name, DOWNLOADS)
+        fix = f"--download {' or --download '.join(DOWNLOADS)}"
+        raise UserError(f"there is no download of '{name}'{hint}", fix=fix)
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, DOWNLOADS[name])(root=str(data_dir), download=True)
+    except (OSError, RuntimeError) as error:  # no network, a wrong sum, a full disk
+        fix = f"once more; or put the four files into {data_dir / name} by hand"
+        raise UserError(f"{name} could not be fetched: {error}", str(data_dir), fix) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Any folder of images, and ImageNet as such a folder with exact counts.
+
+PATH/train/CLASS/… and PATH/val/CLASS/… (or test), or PATH/CLASS/… (a training set), or PATH/… (no labels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from results.errors import UserError
+from results.files import ROOT
+from zoo.datasets.dataset import Dataset, Missing
+from zoo.datasets.images import FileImages, read_rgb
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+EVALUATION = ("val", "test")  # the first of them that is there
+LAYOUT = "PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE, or PATH/IMAGE (no labels)"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split: paths relative to the data set's folder, sorted, and each one's class."""
+
+    paths: list[str]
+    labels: np.ndarray | None
+    classes: tuple[str, ...] = ()
+
+
+class Folder(Dataset):
+    """The images below a folder; hidden files and those with another ending are not images."""
+
+    channels = 3
+    mean = (0.485, 0.456, 0.406)  # ImageNet's, as networks for photographs expect
+    std = (0.229, 0.224, 0.225)
+    flips = True
+    licence = "its owner's"
+    source = "a folder laid out as " + LAYOUT
+
+    def __init__(self, location: Path) -> None:
+        self.location = location
+        self.name = f"folder:{location.resolve().name}"
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """See Dataset.splits."""
+        return {name: len(split.paths) for name, split in self._scan.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """See Dataset.classes: the names of the class folders, sorted."""
+        return self._scan[self.training].classes
+
+    @cached_property
+    def size(self) -> int | None:
+        """Shorter side of the first image."""
+        return min(read_rgb(self.location / self._scan[self.training].paths[0]).size)
+
+    def preflight(self) -> None:
+        """See Dataset.preflight; opens the first image of each class."""
+        for split in self._scan.values():
+            labels = np.zeros(len(split.paths)) if split.labels is None else split.labels
+            for first in np.unique(labels, return_index=True)[1]:
+                read_rgb(self.location / split.paths[first])
+
+    def fingerprint(self, full: bool = False) -> str:
+        """See Dataset.fingerprint: relative paths and sizes, sorted; with `full` each file's bytes too."""
+        content = hashlib.sha256()
+        for path in sorted(path for split in self._scan.values() for path in split.paths):
+            content.update(os.fsencode(path) + b"\0" + contents(self.location / path, full) + b"\n")
+        return content.hexdigest()
+
+    def read(self, split: str) -> FileImages:
+        """See Dataset.read."""
+        return FileImages(self.location, self._scan[split].paths, self._scan[split].labels)
+
+    @cached_property
+    def _scan(self) -> dict[str, Split]:
+        try:
+            return self._look()
+        except OSError as error:
+            raise UserError(f"cannot read a folder: {error.strerror}", str(error.filename)) from error
+
+    def _look(self) -> dict[str, Split]:
+        """What the folder holds, by split. UserError if it is not laid out in one of the three ways."""
+        if not self.location.is_dir():
+            raise Missing(f"there is no folder {self.location.name}", str(self.location), self.source)
+        inside = subfolders(self.location)
+        evaluation = [name for name in EVALUATION if name in inside][:1]
+        if evaluation and "train" not in inside:
+            happened = f"there is a folder {evaluation[0]} but no train"
+            raise UserError(happened, str(self.location), self.source)
+        base = self.location / "train" if "train" in inside else self.location
+        if images_in(base) and (base == self.location or not (evaluation or subfolders(base))):
+            return {"train": Split(list(below(self.location, base)), None)}
+        splits = [base, *(self.location / name for name in evaluation)]
+        found = {name: scan(self.location, split) for name, split in zip(["train", *evaluation], splits)}
+        check_classes(found, self.location)
+        return found
+
+
+class ImageNet(Folder):
+    """ILSVRC 2012: 1 000 classes of photographs, train and val."""
+
+    name = "imagenet"
+    counts = {"classes": 1000, "train": 1281167, "val": 50000}  # noqa: RUF012
+    licence = "non-commercial research (image-net.org's terms)"
+    source = "image-net.org (ILSVRC 2012), unpacked to DIR/imagenet/train/CLASS and DIR/imagenet/val/CLASS"
+
+    def __init__(self, data_dir: Path | None) -> None:
+        roots = [Path(root) for root in (data_dir, os.environ.get("ZOO_DATA")) if root]
+        self.places = [place for root in roots for place in (root / "imagenet", root)]
+        self.places.append(ROOT / "data" / "imagenet")
+        self.location = next((place for place in self.places if (place / "train").is_dir()), self.places[-1])
+
+    def _look(self) -> dict[str, Split]:
+        if not (self.location / "train").is_dir():
+            raise Missing("imagenet is not here", ", ".join(map(str, self.places)), self.source)
+        found = super()._look()
+        counts = {"classes": len(found["train"].classes), **{n: len(s.paths) for n, s in found.items()}}
+        if counts != self.counts:
+            held, wanted = (", ".join(f"{n} {k}" for k, n in c.items()) for c in (counts, self.counts))
+            fix = f"for a part of ImageNet, --dataset folder:{self.location}"
+            raise UserError(f"this is not all of ImageNet: {held}, not {wanted}", str(self.location), fix)
+        return found
+
+
+def scan(root: Path, base: Path) -> Split:
+    """The images in the class folders of `base`, class by class; paths relative to `root`."""
+    stray, classes = images_in(base), subfolders(base)
+    if stray:
+        fix = "move it into the folder of its class"
+        raise UserError(f"the image {stray[0]} lies beside the class folders of {base.name}", str(base), fix)
+    if not classes:
+        raise UserError("there are no images", str(base), f"{LAYOUT}; IMAGE ends in {' '.join(ENDINGS)}")
+    found = [list(below(root, base / name)) for name in classes]
+    empty = [name for name, paths in zip(classes, found) if not paths]
+    if empty:
+        happened = f"the class folder {empty[0]} has no images"
+        raise UserError(happened, str(base / empty[0]), "fill it, or remove it")
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in found])
+    return Split([path for paths in found for path in paths], labels, tuple(classes))
+
+
+def check_classes(found: dict[str, Split], location: Path) -> None:
+    """UserError naming the classes that one split has and the other has not."""
+    for first, second in itertools.permutations(found, 2):
+        extra = sorted(set(found[first].classes) - set(found[second].classes))
+        if extra:
+            listed = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+            happened = f"classes in {first} but not in {second}: {listed}"
+            raise UserError(happened, str(location), "the same class folders in both")
+
+
+def below(root: Path, base: Path) -> Iterator[str]:
+    """Images in `base` and all its folders, sorted, as paths relative to `root` with forward slashes."""
+    for folder, inside, files in os.walk(base, onerror=refuse, followlinks=True):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        relative = Path(folder).relative_to(root).as_posix()
+        prefix = "" if relative == "." else relative + "/"
+        yield from (prefix + name for name in sorted(files) if is_image(name))
+
+
+def refuse(error: OSError) -> None:
+    """What os.walk is to do about a folder that cannot be read; left alone it would skip it."""
+    raise error
+
+
+def contents(path: Path, full: bool) -> bytes:
+    """A file's size, or with `full` the sha256 of its bytes. UserError naming a file that cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest() if full else str(path.stat().st_size).encode()
+    except OSError as error:
+        raise UserError(f"cannot read the image {path.name}: {error.strerror}", str(path)) from error
+
+
+def images_in(folder: Path) -> list[str]:
+    """Names of the images directly in a folder, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file())
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is an image's: by its ending; hidden ones (macOS's ._x.jpg) are not."""
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")

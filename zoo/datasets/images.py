@@ -1,0 +1,224 @@
+"""Images of a data set and their labels, read in batches through a view.
+
+What a view draws depends on the seed and the position in the order alone: not on device or workers.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from results.errors import UserError
+from zoo.seeds import generator
+from zoo.views import Stretch, View
+
+Batch = tuple[np.ndarray, Tensor]
+
+
+class Images(ABC):
+    """`labels`: class of each image, int64 (N,), or None."""
+
+    labels: np.ndarray | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def subset(self, ids: np.ndarray) -> Self:
+        """The images `ids`, in that order."""
+
+    @classmethod
+    @abstractmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All images of the parts, one part after the other."""
+
+    @abstractmethod
+    def batches(
+        self,
+        order: np.ndarray,
+        batch: int,
+        view: View,
+        seed: int,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+    ) -> Iterator[Batch]:
+        """(ids, pixels) of the images in `order`, `batch` at a time, the last batch being what is left.
+
+        pixels: 0..255, uint8 or float32 (B, C, h, w) on `device`, with whatever further axes the view adds.
+        UserError, here and not in a worker, for an image that cannot be read.
+        """
+
+    def materialise(self, side: int, workers: int = 0) -> ArrayImages:
+        """All images at side x side in memory: bilinear, the aspect not kept (mmdc.md 1.9)."""
+        pixels: Tensor | None = None
+        for ids, seen in self.batches(np.arange(len(self)), 256, Stretch(side), seed=0, workers=workers):
+            if pixels is None:
+                pixels = torch.empty((len(self), *seen.shape[1:]), dtype=torch.uint8)
+            pixels[torch.from_numpy(ids)] = seen
+        if pixels is None:
+            raise UserError("there are no images to resize")
+        return ArrayImages(pixels, self.labels)
+
+
+class ArrayImages(Images):
+    """Images in memory: `pixels` uint8 (N, C, H, W), on the CPU or moved to a GPU once."""
+
+    def __init__(self, pixels: Tensor, labels: np.ndarray | None) -> None:
+        self.pixels = pixels
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def subset(self, ids: np.ndarray) -> ArrayImages:
+        """See Images.subset."""
+        chosen = torch.from_numpy(ids).to(self.pixels.device)
+        return ArrayImages(self.pixels[chosen], choose(self.labels, ids))
+
+    @classmethod
+    def joined(cls, parts: Sequence[ArrayImages]) -> ArrayImages:
+        """See Images.joined."""
+        return cls(torch.cat([part.pixels for part in parts]), join_labels(parts))
+
+    def to(self, device: str | torch.device) -> ArrayImages:
+        """The same images with their pixels on `device`, where the views are then computed."""
+        return ArrayImages(self.pixels.to(device), self.labels)
+
+    def batches(
+        self,
+        order: np.ndarray,
+        batch: int,
+        view: View,
+        seed: int,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+    ) -> Iterator[Batch]:
+        """See Images.batches; `workers` are of no use here."""
+        for number, start in enumerate(range(0, len(order), batch)):
+            ids = order[start : start + batch]
+            pixels = self.pixels[torch.from_numpy(ids).to(self.pixels.device)].to(device)
+            yield ids, view.tensors(pixels, generator(seed, number))
+
+
+class FileImages(Images):
+    """Images in files, decoded to RGB whenever they are asked for; `paths` are relative to `root`."""
+
+    def __init__(self, root: Path, paths: Sequence[str] | np.ndarray, labels: np.ndarray | None) -> None:
+        self.root = root
+        # One array of bytes: a list of a million strings would be copied into every worker, touch by touch.
+        self.paths = (
+            paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(path) for path in paths])
+        )
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def subset(self, ids: np.ndarray) -> FileImages:
+        """See Images.subset."""
+        return FileImages(self.root, self.paths[ids], choose(self.labels, ids))
+
+    @classmethod
+    def joined(cls, parts: Sequence[FileImages]) -> FileImages:
+        """See Images.joined; the parts have one root."""
+        return cls(parts[0].root, np.concatenate([part.paths for part in parts]), join_labels(parts))
+
+    def path(self, number: int) -> Path:
+        """Where image `number` lies."""
+        return self.root / os.fsdecode(self.paths[number])
+
+    def batches(
+        self,
+        order: np.ndarray,
+        batch: int,
+        view: View,
+        seed: int,
+        device: str | torch.device = "cpu",
+        workers: int = 0,
+    ) -> Iterator[Batch]:
+        """See Images.batches: one view call per image, in `workers` processes of one thread each."""
+        loader: DataLoader = DataLoader(
+            Decoded(self, order, view, seed),
+            batch_size=batch,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.device(device).type == "cuda",
+            generator=torch.Generator(),  # its own: the loader would draw from the global one
+        )
+        for number, pixels in enumerate(loader):
+            if isinstance(pixels, UserError):
+                raise pixels
+            yield order[number * batch : (number + 1) * batch], pixels.to(device, non_blocking=True)
+
+
+class Decoded(TorchDataset):
+    """The views of the images in `order`, by position, for a DataLoader."""
+
+    def __init__(self, images: FileImages, order: np.ndarray, view: View, seed: int) -> None:
+        self.images = images
+        self.order = order
+        self.view = view
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Tensor | UserError:
+        # An error is handed over as a value: raised in a worker, its message would be a traceback.
+        path = self.images.path(int(self.order[position]))
+        try:
+            return self.view.image(read_rgb(path), generator(self.seed, position))
+        except UserError as error:
+            return error if error.looked else UserError(error.happened, str(path), error.fix)
+
+
+def collate(views: list[Tensor | UserError]) -> Tensor | UserError:
+    """The batch (B, …), or the first error in it."""
+    errors = [view for view in views if isinstance(view, UserError)]
+    return errors[0] if errors else torch.stack([view for view in views if isinstance(view, Tensor)])
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """The image in the file, as 8-bit RGB. UserError naming the file if it cannot be decoded whole.
+
+    Grey is repeated, transparency dropped, 16 bits scaled to 8 (Pillow would clip them); EXIF rotation is not
+    applied (as in torchvision). DeepCluster tolerates truncated files: we name them.
+    """
+    try:
+        with Image.open(path) as image:
+            return scale_deep(image).convert("RGB")
+    except Exception as error:  # damaged bytes make decoders fail in any way
+        raise UserError(
+            f"cannot read the image {path.name}: {error or type(error).__name__}",
+            str(path),
+            "replace or delete the file; nothing is skipped in silence",
+        ) from error
+
+
+def scale_deep(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image scaled to 8 bits; any other as it is."""
+    if not image.mode.startswith("I"):
+        return image
+    levels: Any = np.asarray(image, dtype=np.float64)
+    return Image.fromarray(np.clip(np.rint(levels / 257), 0, 255).astype(np.uint8))
+
+
+def choose(labels: np.ndarray | None, ids: np.ndarray) -> np.ndarray | None:
+    """The labels of the images `ids`, if there are any."""
+    return None if labels is None else labels[ids]
+
+
+def join_labels(parts: Sequence[Images]) -> np.ndarray | None:
+    """The labels of all parts, or None if one has none."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    return np.concatenate(labels) if len(labels) == len(parts) else None

@@ -1,0 +1,48 @@
+"""Where a run computes: device, threads, precision, memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from results.errors import UserError
+
+PRECISIONS = ("fp32", "bf16")
+# glibc gives large buffers back to the system at every free, and fresh pages halve a convolution's speed.
+# mallopt's names for the two thresholds (malloc.h), and one that no buffer of ours reaches.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, GIBIBYTE = -1, -3, 1 << 30
+
+
+def prepare(threads: int | None) -> None:
+    """Set the process's thread count and allocator once, before any work. Torch's count also rules faiss."""
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_THRESHOLD, GIBIBYTE)
+            libc.mallopt(M_TRIM_THRESHOLD, GIBIBYTE)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.backends.cudnn.benchmark = False  # its choice of algorithm would differ from run to run
+
+
+def pick(name: str) -> torch.device:
+    """The device called `name` (`auto`: the GPU where there is one). UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"'{name}' is not a device", fix="--device cpu, --device cuda or --device cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device is visible to torch", fix="--device cpu")
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context in which a backbone runs: bf16 autocast, or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)

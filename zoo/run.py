@@ -1,0 +1,263 @@
+"""The frame of every command: settings from the command line, preflight, keys, records, errors.
+
+A module of `pretrain/` defines a `Method`, one of `probes/` or `transfer/` a `Task`: a frozen dataclass of settings,
+whose fields are the command's flags. What does not change a number is in `Options`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import pkgutil
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+
+import tyro
+from torch import Tensor
+
+from results.errors import RunFailed, UserError
+from results.files import ROOT, write_text
+from results.store import DEFAULT_STORE, Store
+from zoo import device as devices
+from zoo.backbones import channels_for, standard_preprocessing
+from zoo.checkpoint import Checkpoint, Preprocessing
+from zoo.datasets import find
+from zoo.datasets.dataset import Dataset
+
+DEFAULT_CHECKPOINT = "deepcluster-alexnet32-digits-s0"  # committed in zoo/reference/
+ERROR = "error.txt"
+PLACES = ("--data-dir", "--store", "--runs", "--out")  # flags whose value is a path of this machine
+DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
+Settings = TypeVar("Settings", bound="Method | Task")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is run on what, and what does not change a number."""
+
+    dataset: str = "digits"  # a name that `python -m zoo.datasets` lists, or folder:PATH
+    seeds: tuple[int, ...] = (0,)  # one run each
+    data_dir: Path | None = None  # where the data sets lie; else $ZOO_DATA, then data/ in the clone
+    store: Path | None = None  # where records are kept; else results/records in the clone
+    runs: Path | None = None  # where checkpoints, logs and states are kept; else runs/ in the clone
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 …
+    threads: int = 0  # 0: all processors
+    workers: int = 2  # processes that decode image files
+    limit: int | None = None  # a smoke run on this many images: prints its numbers and records none
+    force: bool = False  # run again what is recorded
+    dry_run: bool = False  # say what would run, and why, and stop
+    quiet: bool = False  # no progress on stderr
+
+    @property
+    def records(self) -> Store:
+        return Store(self.store or DEFAULT_STORE)
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.runs or ROOT / "runs"
+
+
+@dataclass(frozen=True)
+class MethodOptions(Options):
+    out: Path | None = None  # also write the checkpoint to this file
+
+
+@dataclass(frozen=True)
+class TaskOptions(Options):
+    checkpoint: str = DEFAULT_CHECKPOINT  # a name that `python -m pretrain` lists, a file, or random-alexnet32@0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of pretraining; `presets` holds, per data set, the settings that differ from the defaults."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    backbone: str = "alexnet32"
+    sobel: bool = False  # look at image gradients instead of colours
+    images: Literal["split", "merged"] = "split"  # the training split, or all images of the data set
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
+    seed: Annotated[int, tyro.conf.Suppress] = 0
+
+    def train(self, run: Any) -> dict[str, dict[str, Tensor]]:
+        """The trained tensors in groups: backbone, head, clustering. `run` is a zoo.training.Training."""
+        raise NotImplementedError
+
+    def check(self, dataset: Dataset) -> None:
+        """UserError for settings that cannot work on this data set, before any work."""
+
+    def opens(self, dataset: Dataset) -> str:
+        """The split that is trained on, or `merged`."""
+        return "merged" if self.images == "merged" else dataset.training
+
+    def preprocessing(self, dataset: Dataset) -> Preprocessing:
+        """How the checkpoint wants its images: the backbone's standard size, the data set's mean and std."""
+        standard = standard_preprocessing(self.backbone, channels_for(self.backbone, dataset.channels))
+        return replace(standard, mean=dataset.mean, std=dataset.std)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found for one of its parts."""
+
+    part: Task
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A test of a checkpoint's frozen or fine-tuned features; each part of it gives one record."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
+    seed: Annotated[int, tyro.conf.Suppress] = 0
+
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Task]:
+        """The tasks, one a record, with every setting resolved. UserError for what the checkpoint cannot do."""
+        return [self]
+
+    def protocol_id(self) -> str:
+        """Name and version of the protocol, as records and tables spell it."""
+        raise NotImplementedError
+
+    def dataset_protocol(self) -> str:
+        """`split` or `merged`."""
+        return "split"
+
+    def run(self, parts: Sequence[Task], bench: Any) -> Iterable[Outcome]:
+        """Evaluate the parts in one pass. `bench` is a zoo.evaluation.Evaluation."""
+        raise NotImplementedError
+
+
+def main(kind: type[Method] | type[Task], arguments: Sequence[str] | None = None) -> None:
+    """Run the command of a method or task and leave with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(guarded(lambda: command(kind, words)))
+
+
+def guarded(work: Callable[[], Any]) -> int:
+    """The exit code of `work`: 0; 1 a run failed; 2 the person can fix it; 130 and 143 after signals."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        work()
+    except (UserError, RunFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = error.filename or "the disk"
+        print(f"error: {where}: {error.strerror}\n  try: free space, or --runs DIR --store DIR", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from what was saved", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    print("terminated; the same command continues from what was saved", file=sys.stderr)
+    raise SystemExit(143)
+
+
+def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
+    """Parse the words of a command line and do what they say."""
+    settings, options = parse(kind, words)
+    devices.prepare(options.threads or None)
+    dataset = find(options.dataset, options.data_dir)
+    line = shlex.join(["python", "-m", kind.name, *public(words)])
+    # Imported here: both import the classes above.
+    if isinstance(settings, Method):
+        from zoo.pretraining import pretrain
+
+        for seed in options.seeds:
+            pretrain(replace(settings, seed=seed), dataset, options, line)
+    else:
+        from zoo.evaluation import evaluate
+
+        evaluate(settings, dataset, options, line)
+
+
+def parse(kind: type[Settings], words: Sequence[str]) -> tuple[Settings, Any]:
+    """The settings and options of a command line; what it leaves out is the data set's preset."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--dataset", default=Options.dataset)
+    known, _ = early.parse_known_args(words)
+    options = MethodOptions if issubclass(kind, Method) else TaskOptions
+
+    def collect(settings: Any, options: Any) -> tuple[Any, Any]:
+        return settings, options
+
+    preset = getattr(kind, "presets", {}).get(known.dataset.partition(":")[0], {})
+    collect.__annotations__ = {"settings": kind, "options": options}
+    collect.__defaults__ = (kind(**preset), options(dataset=known.dataset))
+    return tyro.cli(
+        collect,
+        prog=f"python -m {kind.name}",
+        description=sys.modules[kind.__module__].__doc__,
+        args=list(words),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def public(words: Sequence[str]) -> list[str]:
+    """The words of a command line as a record keeps them: without the paths of the machine it ran on."""
+    kept, skip = [], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if skip or flag in PLACES:
+            skip = not skip and not equals  # the flag's value is the next word
+            continue
+        before, colon, path = word.rpartition(":")
+        kept.append(before + colon + os.path.basename(path.rstrip(os.sep)) if os.sep in path else word)
+    return kept
+
+
+def registry(*packages: str) -> dict[str, type[Method] | type[Task]]:
+    """Every method and task by name: what the modules of the packages define."""
+    found = {}
+    for package in packages:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            if module.name.endswith("__main__"):
+                continue
+            for value in vars(importlib.import_module(module.name)).values():
+                if isinstance(value, type) and value.__dict__.get("name") == module.name:
+                    found[module.name] = value
+    return found
+
+
+@contextmanager
+def failure_noted(directory: Path) -> Iterator[None]:
+    """Leave the traceback of a run that fails in its folder's error.txt; a run that ends well removes it."""
+    (directory / ERROR).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception:
+        with suppress(UserError, OSError):  # the disk may be what failed
+            write_text(directory / ERROR, traceback.format_exc())
+        raise
+
+
+def shown_path(path: Path) -> str:
+    """The path as a person would type it from here."""
+    return os.path.relpath(path) if path.is_relative_to(ROOT) else str(path)
+
+
+def now() -> str:
+    """The time as records write it: UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

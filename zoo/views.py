@@ -1,0 +1,249 @@
+"""Views: what a network is shown of an image. Frozen dataclasses, the same for files and for tensors.
+
+`view.image(PIL image, generator)` gives uint8 (…, C, h, w) for one image, `view.tensors(pixels, generator)`
+uint8 or float32 0..255 (B, …, C, h, w) for uint8 (B, C, H, W). All that is random is drawn from the generator
+given, on the CPU. For the same draws both give the same pixels, to the bit where they are uint8.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from results.errors import UserError
+from zoo.jitter import jitter as jitter_colours
+from zoo.warp import crops, flip, resize, resize_crops, rotate_crops
+
+BILINEAR = Image.Resampling.BILINEAR
+ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
+
+
+class View(ABC):
+    """How images become the pixels that a network sees."""
+
+    @abstractmethod
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """uint8 (B, C, H, W) to uint8 or float32 0..255 (B, …, C, h, w), on the same device."""
+
+    def image(self, image: Image.Image, generator: Generator) -> Tensor:
+        """One image, to uint8 (…, C, h, w)."""
+        seen = self.tensors(pil_to_tensor(image)[None], generator)[0]
+        return seen if seen.dtype == torch.uint8 else seen.round().to(torch.uint8)
+
+
+class ShorterSide(View):
+    """A view that first brings the shorter side to `resize` pixels, as torchvision's Resize does."""
+
+    resize: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.size <= self.resize:
+            raise UserError(f"a crop of {self.size} pixels does not fit images resized to {self.resize}")
+
+    @abstractmethod
+    def cut(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """What is cut out of the resized uint8 images (B, C, H, W)."""
+
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """See View.tensors."""
+        height, width = self._sides(*pixels.shape[-2:])
+        return self.cut(resize(pixels, height, width), generator)
+
+    def image(self, image: Image.Image, generator: Generator) -> Tensor:
+        """See View.image."""
+        height, width = self._sides(image.height, image.width)
+        return self.cut(pil_to_tensor(image.resize((width, height), BILINEAR))[None], generator)[0]
+
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        shorter = min(height, width)
+        return int(self.resize * height / shorter), int(self.resize * width / shorter)
+
+
+@dataclass(frozen=True)
+class Centre(ShorterSide):
+    """Resize the shorter side, then the centre: DeepCluster's clustering pass and its evaluation."""
+
+    resize: int
+    size: int
+
+    def cut(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """The central square."""
+        return centre(pixels, self.size)
+
+
+@dataclass(frozen=True)
+class RandomCrop(ShorterSide):
+    """Resize, the central square, a random crop of it, mirrored half the time: deepcluster.md 2.1."""
+
+    resize: int
+    size: int
+    flip: bool = True
+
+    def cut(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """A square of each image, drawn for each."""
+        top, left = torch.randint(self.resize - self.size + 1, (2, len(pixels)), generator=generator)
+        cut = crops(centre(pixels, self.resize), top, left, self.size)
+        return flip(cut, draw_flips(len(pixels), generator)) if self.flip else cut
+
+
+@dataclass(frozen=True)
+class TenCrop(ShorterSide):
+    """Resize, then four corners and the centre, and those of the mirrored image: (B, 10, C, size, size)."""
+
+    resize: int
+    size: int
+
+    def cut(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """Top left, top right, bottom left, bottom right, centre: torchvision's order; then the mirror's."""
+        return torch.stack([*self._five(pixels), *self._five(pixels.flip(-1))], 1)
+
+    def _five(self, pixels: Tensor) -> list[Tensor]:
+        start, end = slice(None, self.size), slice(-self.size, None)
+        corners = [pixels[..., rows, columns] for rows in (start, end) for columns in (start, end)]
+        return [*corners, centre(pixels, self.size)]
+
+
+@dataclass(frozen=True)
+class ResizedCrop(View):
+    """torchvision's RandomResizedCrop, mirrored half the time: DeepCluster's training view."""
+
+    size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """See View.tensors."""
+        height, width = pixels.shape[-2:]
+        boxes = self.boxes(len(pixels), height, width, generator)
+        seen = resize_crops(pixels, boxes, self.size)
+        return flip(seen, draw_flips(len(pixels), generator)) if self.flip else seen
+
+    def image(self, image: Image.Image, generator: Generator) -> Tensor:
+        """See View.image."""
+        top, left, height, width = self.boxes(1, image.height, image.width, generator)[0].tolist()
+        cut = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), BILINEAR)
+        if self.flip and draw_flips(1, generator):
+            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return pil_to_tensor(cut)
+
+    def boxes(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
+        """(count, 4) long: top, left, height, width; the first of ten draws that fits, or the central one."""
+        share = uniform((count, ATTEMPTS), *self.area, generator) * height * width
+        low, high = self.ratio
+        ratio = uniform((count, ATTEMPTS), math.log(low), math.log(high), generator).exp()
+        wide = (share * ratio).sqrt().round()
+        tall = (share / ratio).sqrt().round()
+        fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
+        first = fits.long().argmax(1, keepdim=True)  # argmax gives the first of equals
+        box = torch.cat([tall.gather(1, first), wide.gather(1, first)], 1)
+        spare = torch.tensor([height, width]) - box
+        position = (uniform((count, 2), 0, 1, generator) * (spare + 1)).floor()
+        largest = self._largest(height, width)
+        return torch.where(fits.any(1, keepdim=True), torch.cat([position, box], 1), largest).long()
+
+    def _largest(self, height: int, width: int) -> Tensor:
+        tall = min(height, round(width / self.ratio[0]))
+        wide = min(width, round(height * self.ratio[1]))
+        return torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class CropRotate(View):
+    """MMDC's training view (mmdc.md 1.7): jitter, flip, rotation, a crop of one of the sides, resize.
+
+    With `degrees` all of it is one bilinear sampling, float32; the paper's program rotates to the nearest
+    pixel and then resizes. Without, uint8 and bit-equal to Pillow's.
+    """
+
+    crops: tuple[int, ...]
+    size: int
+    degrees: float = 0.0
+    flip: bool = False
+    jitter: bool = False
+
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """See View.tensors. UserError for a crop larger than the images."""
+        count, (height, width) = len(pixels), pixels.shape[-2:]
+        check_crop(max(self.crops), height, width)
+        if self.jitter:
+            pixels = jitter_colours(pixels, generator)
+        if self.flip:
+            pixels = flip(pixels, draw_flips(count, generator))
+        boxes = self._boxes(count, height, width, generator)
+        if not self.degrees:
+            return resize_crops(pixels, boxes, self.size)
+        degrees = uniform((count,), -self.degrees, self.degrees, generator)
+        return rotate_crops(pixels, boxes, degrees, self.size)
+
+    def _boxes(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
+        choice = torch.randint(len(self.crops), (count,), generator=generator)
+        side = torch.tensor(self.crops)[choice, None].expand(-1, 2)
+        spare = torch.tensor([height, width]) - side
+        position = (uniform((count, 2), 0, 1, generator) * (spare + 1)).long()
+        return torch.cat([position, side], 1)
+
+
+@dataclass(frozen=True)
+class CentreCrop(View):
+    """The central square of `crop` pixels, resized to `size`: MMDC's evaluation view (mmdc.md 1.7)."""
+
+    crop: int
+    size: int
+
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """See View.tensors. UserError for a crop larger than the images."""
+        check_crop(self.crop, *pixels.shape[-2:])
+        return resize(centre(pixels, self.crop), self.size, self.size)
+
+
+@dataclass(frozen=True)
+class Stretch(View):
+    """The whole image at size x size, its aspect not kept (mmdc.md 1.9)."""
+
+    size: int
+
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """See View.tensors."""
+        return resize(pixels, self.size, self.size)
+
+    def image(self, image: Image.Image, generator: Generator) -> Tensor:
+        """See View.image."""
+        return pil_to_tensor(image.resize((self.size, self.size), BILINEAR))
+
+
+def rotations(pixels: Tensor) -> Tensor:
+    """Each square image by 0, 90, 180 and 270 degrees counter-clockwise, image by image: (4B, C, H, H)."""
+    if pixels.shape[-1] != pixels.shape[-2]:
+        raise ValueError(f"only square images can be turned by 90 degrees, not {tuple(pixels.shape[-2:])}")
+    return torch.stack([torch.rot90(pixels, turn, (-2, -1)) for turn in range(4)], 1).flatten(0, 1)
+
+
+def centre(pixels: Tensor, size: int) -> Tensor:
+    """The central square (…, size, size); half a pixel is rounded to even, as in torchvision's CenterCrop."""
+    top, left = (round((side - size) / 2) for side in pixels.shape[-2:])
+    return pixels[..., top : top + size, left : left + size]
+
+
+def draw_flips(count: int, generator: Generator) -> Tensor:
+    """(count,) bool, half of them true."""
+    return torch.rand(count, generator=generator) < 0.5
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
+    """float64 between low and high."""
+    return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def check_crop(crop: int, height: int, width: int) -> None:
+    """UserError if a square crop does not fit the image."""
+    if crop > min(height, width):
+        happened = f"a crop of {crop} pixels does not fit an image of {height} x {width}"
+        raise UserError(happened, fix="smaller crops, or a larger side")

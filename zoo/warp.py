@@ -1,0 +1,92 @@
+"""Batched geometry: Pillow's bilinear resize to the bit, a box of its own for each image, rotation.
+
+Pillow resizes 8-bit images in two passes (rows, then columns) of integer weights, rounding in between. The
+same integers are summed here as float64 matrix products, which are exact, so data sets in memory give the
+pixels that files decoded one by one give. Boxes are long tensors (B, 4): top, left, height, width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BITS = 22  # Pillow's fixed point for 8-bit images (Resample.c: 32 - 8 - 2)
+
+
+def resize(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Every image of uint8 (B, C, H, W) at height x width: bilinear, antialiased, bit-equal to Pillow's."""
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    whole = torch.tensor([[0, 0, *pixels.shape[-2:]]], device=pixels.device)
+    return _resample(pixels, whole, height, width)
+
+
+def resize_crops(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Each image's own box, cut out and resized as Pillow does, to the bit: uint8 (B, C, size, size)."""
+    return _resample(pixels, boxes.to(pixels.device), size, size)
+
+
+def _resample(pixels: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    top, left, tall, wide = boxes.unbind(1)
+    rows = _apply(pixels, _weights(left, wide, width, pixels.shape[-1]))
+    return _apply(rows.mT, _weights(top, tall, height, pixels.shape[-2])).mT.to(torch.uint8).contiguous()
+
+
+def _weights(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
+    """Pillow's integer weights (B, size, side) that bring `length` pixels from `start` on to `size`."""
+    scale = length.double() / size
+    support = scale.clamp(min=1)[:, None, None]  # shrinking widens the filter: antialiasing
+    centre = (torch.arange(size, device=start.device) + 0.5) * scale[:, None]
+    pixel = torch.arange(side, device=start.device) - start[:, None]
+    weight = (1 - ((pixel[:, None] - centre[:, :, None] + 0.5) / support).abs()).clamp(min=0)
+    weight *= ((pixel >= 0) & (pixel < length[:, None]))[:, None]  # pixels outside the box do not bleed in
+    return (weight / weight.sum(-1, keepdim=True) * 2**BITS + 0.5).floor()
+
+
+def _apply(pixels: Tensor, weight: Tensor) -> Tensor:
+    """One pass along the last axis, rounded to whole grey levels in float64 (B, C, H, size)."""
+    flat = pixels.to(torch.float64).flatten(1, 2)  # one matrix product per image, or one in all
+    levels = flat @ (weight[0] if len(weight) == 1 else weight).mT
+    levels.add_(2 ** (BITS - 1)).mul_(2.0**-BITS).floor_()  # exact; weights add up to one, so never above 255
+    return levels.unflatten(1, pixels.shape[1:3])
+
+
+def rotate_crops(pixels: Tensor, boxes: Tensor, degrees: Tensor, size: int) -> Tensor:
+    """Each image turned counter-clockwise about its centre, its box cut out and resized: float32 (B, C, …).
+
+    One sampling grid does all three, bilinearly. Outside the turned image all is 0; at the box's edges the
+    edge is repeated, as when a box that was cut out is resized. For boxes up to `size`: no antialiasing.
+    """
+    height, width = pixels.shape[-2:]
+    top, left, tall, wide = boxes.to(pixels.device, torch.float32).unbind(1)
+    y = _centres(top, tall, size)[:, :, None] - height / 2  # (B, size, 1), from the centre of the image
+    x = _centres(left, wide, size)[:, None, :] - width / 2  # (B, 1, size)
+    angle = (degrees.to(pixels.device, torch.float32) * (math.pi / 180))[:, None, None]
+    sine, cosine = angle.sin(), angle.cos()
+    grid = torch.stack(((cosine * x - sine * y) * (2 / width), (sine * x + cosine * y) * (2 / height)), -1)
+    return F.grid_sample(pixels.float(), grid, padding_mode="zeros", align_corners=False)
+
+
+def _centres(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where the output pixels fall on a side, in pixels (B, size), half a pixel inside the box at least."""
+    step = (torch.arange(size, device=start.device) + 0.5) / size
+    inside = torch.minimum((length[:, None] * step).clamp(min=0.5), length[:, None] - 0.5)
+    return start[:, None] + inside
+
+
+def crops(pixels: Tensor, top: Tensor, left: Tensor, size: int) -> Tensor:
+    """Each image's own square of `size` pixels, as it is: (B, C, size, size)."""
+    image = torch.arange(len(pixels), device=pixels.device)[:, None, None, None]
+    channel = torch.arange(pixels.shape[1], device=pixels.device)[None, :, None, None]
+    span = torch.arange(size, device=pixels.device)
+    row = (top.to(pixels.device)[:, None] + span)[:, None, :, None]
+    column = (left.to(pixels.device)[:, None] + span)[:, None, None, :]
+    return pixels[image, channel, row, column]
+
+
+def flip(pixels: Tensor, chosen: Tensor) -> Tensor:
+    """The batch with the chosen images (B,) mirrored left to right."""
+    return torch.where(chosen.to(pixels.device)[:, None, None, None], pixels.flip(-1), pixels)
