@@ -35,6 +35,7 @@ def main(
     runs: Path = RUNS,
     missing: bool = False,
     tier: str = "",
+    seeds: tuple[int, ...] = (),
 ) -> int:
     """What is recorded, missing, stale and failed.
 
@@ -43,10 +44,11 @@ def main(
         runs: the folder of runs: checkpoints made here, and what went wrong.
         missing: print only the commands that fill the gaps, one a line.
         tier: only the tables of this tier.
+        seeds: only the runs of these seeds.
     """
     tables = choose(tier)
     records = Store(store).records()
-    found = [gap for table in tables for gap in gaps.find(table, records)]
+    found = [gap for table in tables for gap in gaps.find(table, records) if not seeds or gap.seed in seeds]
     if missing:
         print("".join(f"{line}\n" for line in gaps.commands(found, records, options(store, runs), runs)), end="")
         return 0

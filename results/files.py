@@ -98,7 +98,7 @@ def check_writable(folder: str | Path) -> None:
     sibling.unlink()
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
     """Write bytes atomically (see `replacing`)."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

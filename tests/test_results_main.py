@@ -60,10 +60,8 @@ def test_an_empty_store_misses_every_run_of_the_digits_tier(missing):
     ]
     assert "python -m probes.linear --layer all --checkpoint mmdc-small_vgg-digits-s1 --dataset digits" in lines
     assert "python -m probes.knn --layer conv5 --checkpoint random-alexnet32@2 --dataset digits" in lines
-    assert (
-        "python -m probes.clustering --checkpoint mmdc-small_vgg-digits-s0 --dataset digits --assignment head --images merged"
-        in lines
-    )
+    by_head = "--dataset digits --assignment head --images merged"
+    assert f"python -m probes.clustering --checkpoint mmdc-small_vgg-digits-s0 {by_head}" in lines
     assert len(lines) == len(set(lines)) == 4 + 18 + 18 + 21  # four trainings; MMDC is clustered in two ways
 
 
@@ -159,7 +157,9 @@ def test_the_summary_lists_recorded_stale_missing_and_failed(places, tmp_path, c
     store.write(pretraining(version=1))
     store.write(pretraining(version=2))
     (runs / "0123456789ab").mkdir(parents=True)
-    error = 'Traceback (most recent call last):\n  File "x.py", line 1\nresults.errors.RunFailed: the loss is NaN\n  try: y\n'
+    error = (
+        'Traceback (most recent call last):\n  File "x.py", line 1\nresults.errors.RunFailed: the loss is NaN\n  try: y'
+    )
     (runs / "0123456789ab" / "error.txt").write_text(error)
     (runs / "empty").mkdir()
     (runs / "empty" / "error.txt").touch()
@@ -219,7 +219,7 @@ def test_declared_data_sets_and_backbones_are_those_of_the_zoo():
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
-def test_tables_expect_the_version_and_metrics_protocol_their_task_has(table):
+def test_tables_expect_the_version_and_the_settings_their_task_has(table):
     for name in {column.task or table.task for column in table.columns}:
         if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists():
             continue
@@ -243,5 +243,5 @@ def test_the_commands_of_gaps_are_understood(table):
             (kind,) = [
                 kind for kind in vars(module).values() if isinstance(kind, type) and vars(kind).get("name") == task
             ]
-            settings, options = parse(kind, words)
+            _, options = parse(kind, words)
             assert options.dataset in DATASETS
