@@ -2,7 +2,7 @@
 
 `view.image(PIL image, generator)` gives uint8 (…, C, h, w) for one image, `view.tensors(pixels, generator)`
 uint8 or float32 0..255 (B, …, C, h, w) for uint8 (B, C, H, W). All that is random is drawn from the generator
-given, on the CPU. For the same draws both give the same pixels, to the bit where they are uint8.
+given, on the CPU. For the same draws both give the same pixels (zoo/warp.py says how exactly).
 """
 
 from __future__ import annotations

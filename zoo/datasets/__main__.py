@@ -44,9 +44,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m zoo.datasets", description="Which data sets are here.")
     known = ", ".join(DATASETS)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} or folder:PATH; default: all")
-    parser.add_argument(
-        "--data-dir", type=Path, help="where to look first; then $ZOO_DATA, the clone's data/"
-    )
+    parser.add_argument("--data-dir", type=Path, help="where to look first; then $ZOO_DATA, the clone's data/")
     parser.add_argument("--download", metavar="NAME", help="fetch mnist or fashion-mnist with torchvision")
     return parser.parse_args(arguments)
 

@@ -55,7 +55,5 @@ class Digits(Dataset):
 
         found = load_digits()
         levels = np.rint(found.images * (255 / 16)).astype(np.uint8)
-        large = [
-            np.asarray(Image.fromarray(i).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for i in levels
-        ]
+        large = [np.asarray(Image.fromarray(i).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for i in levels]
         return np.stack(large), found.target.astype(np.int64)

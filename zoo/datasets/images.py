@@ -116,9 +116,7 @@ class FileImages(Images):
     def __init__(self, root: Path, paths: Sequence[str] | np.ndarray, labels: np.ndarray | None) -> None:
         self.root = root
         # One array of bytes: a list of a million strings would be copied into every worker, touch by touch.
-        self.paths = (
-            paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(path) for path in paths])
-        )
+        self.paths = paths if isinstance(paths, np.ndarray) else np.array([os.fsencode(path) for path in paths])
         self.labels = labels
 
     def __len__(self) -> int:

@@ -1,0 +1,160 @@
+"""Images come the same way however they are read, and a file that cannot be read is named."""
+
+import numpy as np
+import pytest
+import torch
+from pictures import write_image
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from results.errors import UserError
+from zoo.datasets.digits import Digits
+from zoo.datasets.images import ArrayImages, FileImages, read_rgb
+from zoo.seeds import generator
+from zoo.views import Centre, CropRotate, RandomCrop, ResizedCrop, Stretch, TenCrop
+
+
+def test_an_array_is_read_by_order_and_batch():
+    pixels = torch.arange(10 * 3 * 8 * 8).remainder(256).to(torch.uint8).view(10, 3, 8, 8)
+    images, order, view = ArrayImages(pixels, np.arange(10)), np.array([7, 1, 1, 9, 0]), CropRotate((6,), 8)
+    found = list(images.batches(order, 2, view, seed=3))
+    assert [ids.tolist() for ids, _ in found] == [[7, 1], [1, 9], [0]]
+    for number, (ids, seen) in enumerate(found):
+        assert torch.equal(seen, view.tensors(pixels[torch.from_numpy(ids)], generator(3, number)))
+    assert list(images.batches(order[:0], 2, view, seed=3)) == []
+
+
+def test_an_array_can_be_moved_and_is_then_seen_there():
+    images = ArrayImages(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), None).to("meta")
+    (_, seen), *_ = images.batches(np.arange(4), 4, Stretch(9), seed=0, device="meta")
+    assert seen.device.type == images.pixels.device.type == "meta"
+
+
+def test_materialised_arrays_are_stretched_or_left_alone():
+    images = Digits().open("test", 20)
+    same, small = images.materialise(32), images.materialise(16)
+    assert torch.equal(same.pixels, images.pixels)
+    assert small.pixels.shape == (20, 1, 16, 16)
+    assert np.array_equal(small.labels, images.labels)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Nine pictures of several sizes and formats, as files."""
+    names = [f"{n}.{ending}" for n, ending in enumerate(["jpg", "png", "bmp"] * 3)]
+    for n, name in enumerate(names):
+        write_image(tmp_path / name, size=(30 + n, 40 - 2 * n), seed=n)
+    return FileImages(tmp_path, names, np.arange(9))
+
+
+VIEWS = [ResizedCrop(16), RandomCrop(20, 16), TenCrop(20, 16), CropRotate((18, 14), 16, flip=True, jitter=True)]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=repr)
+def test_files_are_the_same_to_any_number_of_workers(files, view):
+    order, before = np.array([8, 0, 0, 3, 5, 2, 7]), torch.get_rng_state()
+    alone = list(files.batches(order, 3, view, seed=5))
+    helped = list(files.batches(order, 3, view, seed=5, workers=2))
+    assert [ids.tolist() for ids, _ in alone] == [ids.tolist() for ids, _ in helped] == [[8, 0, 0], [3, 5, 2], [7]]
+    for (_, one), (_, two) in zip(alone, helped):
+        assert torch.equal(one, two)
+        assert one.dtype == torch.uint8
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_drawn_for_a_file_depends_on_seed_and_position_alone(files):
+    view, order = ResizedCrop(16), np.array([4, 4, 2])
+    seen = torch.cat([pixels for _, pixels in files.batches(order, 2, view, seed=5)])
+    for position, image in enumerate(order):
+        expected = view.image(read_rgb(files.path(image)), generator(5, position))
+        assert torch.equal(seen[position], expected)
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen, torch.cat([p for _, p in files.batches(order, 2, view, seed=6)]))
+
+
+def test_files_and_an_array_of_them_are_the_same(files):
+    array = files.materialise(24, workers=2)
+    assert array.pixels.shape == (9, 3, 24, 24)
+    for number in range(9):
+        image = read_rgb(files.path(number)).resize((24, 24), Image.Resampling.BILINEAR)
+        assert torch.equal(array.pixels[number], pil_to_tensor(image))
+    assert np.array_equal(array.labels, files.labels)
+
+
+def test_nothing_cannot_be_materialised(files):
+    with pytest.raises(UserError, match="no images"):
+        files.subset(np.arange(0)).materialise(8)
+
+
+def grey(path):
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(path)
+
+
+def transparent(path):
+    Image.fromarray(np.full((8, 8, 4), (10, 20, 30, 128), dtype=np.uint8)).save(path)
+
+
+def deep(path):
+    Image.fromarray(np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)).save(path)
+
+
+def palette(path):
+    Image.fromarray(np.full((8, 8, 3), (10, 20, 30), dtype=np.uint8)).convert("P").save(path)
+
+
+@pytest.mark.parametrize("write", [grey, transparent, deep, palette])
+def test_every_kind_of_image_becomes_rgb(tmp_path, write):
+    write(tmp_path / "x.png")
+    image = read_rgb(tmp_path / "x.png")
+    assert (image.mode, image.size) == ("RGB", (8, 8))
+    pixels = np.asarray(image).reshape(64, 3)
+    if write is grey:
+        assert np.array_equal(pixels, np.repeat(np.arange(64)[:, None] * 4, 3, axis=1))
+    if write is transparent:
+        assert (pixels == (10, 20, 30)).all()
+    if write is deep:  # scaled from 16 bits, not clipped
+        assert np.abs(pixels - np.linspace(0, 255, 64)[:, None]).max() <= 1
+
+
+def truncated(path):
+    write_image(path, size=(64, 64))
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+BROKEN = {
+    "truncated jpg": ("3.jpg", truncated),
+    "truncated png": ("3.png", truncated),
+    "text": ("3.jpg", lambda path: path.write_text("404 not found")),
+    "empty": ("3.jpg", lambda path: path.write_bytes(b"")),
+    "folder": ("3.jpg", lambda path: path.mkdir()),
+    "gone": ("3.jpg", lambda path: None),
+    "damaged header": ("3.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200)))),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
+    name, damage = BROKEN[kind]
+    damage(tmp_path / name)
+    with pytest.raises(UserError, match=f"cannot read the image {name}: .") as caught:
+        read_rgb(tmp_path / name)
+    assert caught.value.looked == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_error_of_a_worker_arrives_as_it_is(files, workers):
+    truncated(files.root / "3.jpg")
+    batches = files.batches(np.arange(9), 2, Centre(8, 8), seed=0, workers=workers)
+    assert next(batches)[0].tolist() == [0, 1]
+    with pytest.raises(UserError) as caught:
+        next(batches)
+    assert caught.value.happened.startswith("cannot read the image 3.jpg")
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_too_small_for_a_view_is_named(files, workers):
+    write_image(files.root / "4.png", size=(9, 40))
+    with pytest.raises(UserError, match="crop of 12 pixels does not fit an image of 40 x 9") as caught:
+        list(files.batches(np.arange(9), 9, CropRotate((12,), 16), seed=0, workers=workers))
+    assert caught.value.looked.endswith("4.png")
