@@ -136,7 +136,7 @@ def check_name(name: str) -> None:
 def resolve(reference: str, runs: Path = RUNS) -> Checkpoint:
     """The checkpoint that a command's `--checkpoint` names.
 
-    reference: a file, ours or released; NAME, in zoo/reference/ or runs/*/; NAME@key where a name has several
+    reference: a file, ours or released; NAME, in runs/*/ or zoo/reference/; NAME@key where a name has several
     keys (a key's start will do); or random-<backbone>[-sobel]@<seed>. UserError if there is none, or several.
     """
     if reference.startswith("random-"):
@@ -180,11 +180,11 @@ def read(path: Path) -> Checkpoint:
 def locate(reference: str, runs: Path) -> Path:
     """The one file that NAME or NAME@key means. UserError if there are none, or several of different keys."""
     name, _, wanted = reference.partition("@")
-    looked = f"{shown(REFERENCE)}, {shown(runs)}/*"
+    looked = f"{shown(runs)}/*, {shown(REFERENCE)}"
     matches: dict[str, Path] = {}
     for path in files(runs):
         if path.stem == name:
-            matches.setdefault(identity(describe(path)), path)  # the first of equals: zoo/reference/
+            matches.setdefault(identity(describe(path)), path)  # the first of equals: what was made here
     matches = {key: path for key, path in matches.items() if key.startswith(wanted)}
     if len(matches) > 1:
         listed = ", ".join(f"{name}@{key}" for key in matches)
@@ -201,8 +201,8 @@ def identity(description: Mapping[str, Any]) -> str:
 
 
 def files(runs: Path) -> list[Path]:
-    """The files of named checkpoints: the reference ones, then those made here."""
-    return [*sorted(REFERENCE.glob("*.safetensors")), *sorted(runs.glob("*/*.safetensors"))]
+    """The files of named checkpoints: those made here, then the reference ones."""
+    return [*sorted(runs.glob("*/*.safetensors")), *sorted(REFERENCE.glob("*.safetensors"))]
 
 
 def available(runs: Path = RUNS) -> list[tuple[str, Path, dict[str, Any]]]:

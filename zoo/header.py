@@ -74,7 +74,7 @@ def read_header(path: Path) -> dict[str, Any]:
         total = 8 + length + max(ends, default=0)
     except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         if size < 9 or text[:1] == b"{":
-            refuse(path, f"it ends after {size} bytes")
+            refuse(path, f"it ends after {size} bytes" if size < 8 + length else "its header cannot be read")
         raise UserError(f"{path.name} is no checkpoint: it is not a safetensors file", str(path), FOREIGN) from error
     if size != total:
         refuse(path, f"it has {size} bytes where {total} are announced")

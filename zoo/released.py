@@ -114,11 +114,21 @@ def rename(state: dict[Any, Any], path: Path) -> dict[str, Tensor]:
     for key, tensor in state.items():
         parts = [ALIASES.get(part, part) for part in str(key).split(".") if part not in WRAPPERS]
         name = ".".join(parts)
-        if not isinstance(tensor, Tensor) or name in named:
-            why = "is there twice" if name in named else "is no tensor"
+        if not is_plain(tensor) or name in named:
+            why = "is there twice" if name in named else "is no plain tensor"
             raise UserError(f"the state dict in {path.name} is malformed: {name} {why}", str(path), READABLE)
         named[name] = tensor
     return named
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor that holds numbers: torch's reader also makes sparse, quantised and empty ones."""
+    return (
+        isinstance(value, Tensor)
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and (value.dtype.is_floating_point or value.dtype == torch.int64)
+    )
 
 
 def fit(path: Path, name: str, state: dict[str, Tensor]) -> tuple[Groups, list[str]]:
@@ -133,10 +143,12 @@ def fit(path: Path, name: str, state: dict[str, Tensor]) -> tuple[Groups, list[s
     counters = [key for key in wanted if key.endswith(COUNTER) and key not in state]
     state = state | {key: torch.zeros_like(wanted[key], device="cpu") for key in counters}
     faults = mismatches({key: tensor.shape for key, tensor in wanted.items()}, state)
-    faults += [f"{key} is not ours" for key in other_sobel(state, channels)] if sobel and not faults else []
+    if not faults:
+        faults = [f"{key} is not finite" for key in wanted if not torch.isfinite(state[key]).all()]
+        faults += [f"{key} is not ours" for key in other_sobel(state, channels)] if sobel else []
     if faults:
         raise UserError(f"{path.name} does not fit {name}: {'; '.join(faults)}", str(path), READABLE)
-    fitted = {key: state[key].to(wanted[key].dtype).contiguous().clone() for key in wanted}
+    fitted = {key: state[key].detach().to(wanted[key].dtype).contiguous().clone() for key in wanted}
     head = {key: tensor for key, tensor in fitted.items() if key not in backbone}
     notes = [f"{COUNTER} set to 0, which the file lacks"] if counters else []
     return {"backbone": {key: fitted[key] for key in backbone}, "head": head}, notes

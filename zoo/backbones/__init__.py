@@ -31,9 +31,7 @@ def find(name: str) -> type[Backbone]:
     """The backbone class called `name`. UserError if there is none."""
     if name not in BACKBONES:
         known = ", ".join(BACKBONES)
-        raise UserError(
-            f"{name} is not among the backbones{did_you_mean(name, BACKBONES)}", fix=f"one of {known}"
-        )
+        raise UserError(f"{name} is not among the backbones{did_you_mean(name, BACKBONES)}", fix=f"one of {known}")
     return BACKBONES[name]
 
 
@@ -48,8 +46,7 @@ def standard_preprocessing(name: str, channels: int | None = None) -> Preprocess
     backbone = find(name)
     channels = backbone.channels if channels is None else channels
     mean, std = (
-        values if len(values) == channels else (fmean(values),) * channels
-        for values in (backbone.mean, backbone.std)
+        values if len(values) == channels else (fmean(values),) * channels for values in (backbone.mean, backbone.std)
     )
     return Preprocessing(backbone.size, backbone.resize, channels, mean, std)
 

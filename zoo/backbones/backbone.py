@@ -116,9 +116,7 @@ class Backbone(nn.Module):
         known = (*cls.layers, EMBEDDING)
         for layer in layers:
             if layer not in known:
-                raise UserError(
-                    f"{cls.name} has no layer '{layer}'{did_you_mean(layer, known)}", fix=", ".join(known)
-                )
+                raise UserError(f"{cls.name} has no layer '{layer}'{did_you_mean(layer, known)}", fix=", ".join(known))
 
     def draw(self, seed: int) -> None:
         """Give every tensor its initial value, drawn from `seed` alone.
