@@ -1,0 +1,63 @@
+# make bench    install, then pretrain, probe and tabulate on the embedded digits, in a store of its own
+# make test     install what tests need, then run them
+PYTHON ?= python3
+VENV ?= .venv
+# Which faiss: cpu, or gpu on a machine with an NVIDIA GPU.
+FAISS ?= cpu
+# setup.cfg's ranges decide the versions, except where pip is set up with a folder of wheels (find-links): such a folder
+# may offer a torch without the torchvision that belongs to it, so there the pair in constraints.txt is taken.
+# CONSTRAINTS= lifts it, CONSTRAINTS=FILE sets it anywhere.
+CONSTRAINTS ?= $(if $(PIP_FIND_LINKS)$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null),constraints.txt)
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(addprefix -c ,$(CONSTRAINTS))
+RUN = $(VENV)/bin/python
+BENCH = runs/bench
+
+.PHONY: install install-dev bench test lint types records reference clean
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.cfg constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV): about 6 GB where torch comes with CUDA, a minute or two"
+	$(PIP) -e '.[$(FAISS)]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[$(FAISS),dev]'
+	@touch $@
+
+# The main job, from nothing to tables. --force: it always runs. Its records and tables stay out of the committed ones.
+bench: install
+	@rm -rf $(BENCH) && mkdir -p $(BENCH)
+	$(RUN) -m results --missing --tier digits --seeds 0 --store $(BENCH)/records --runs $(BENCH) > $(BENCH)/jobs.sh
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh -ex $(BENCH)/jobs.sh
+	$(RUN) -m results.tables digits_linear digits_knn digits_clustering \
+		--store $(BENCH)/records --out $(BENCH)/tables --print
+	@echo "records in $(BENCH)/records, tables in $(BENCH)/tables (md, csv, tex)"
+
+test: install-dev
+	$(RUN) -m pytest
+
+lint: install-dev
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+
+types: install-dev
+	$(RUN) -m mypy
+
+# Run what the committed tables of the digits tier lack (seeds 0, 1, 2), then rebuild all tables.
+records: install
+	@mkdir -p runs
+	$(RUN) -m results --missing --tier digits > runs/records.sh
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh -ex runs/records.sh
+	$(RUN) -m results.tables
+
+# Train the two small checkpoints in git again, from their presets.
+reference: install
+	$(RUN) -m pretrain.deepcluster --force --out zoo/reference/deepcluster-alexnet32-digits-s0.safetensors
+	$(RUN) -m pretrain.mmdc --force --out zoo/reference/mmdc-small_vgg-digits-s0.safetensors
+
+clean:
+	rm -rf cache runs/bench .pytest_cache .hypothesis .mypy_cache .ruff_cache
