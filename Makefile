@@ -12,7 +12,7 @@ PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(ad
 RUN = $(VENV)/bin/python
 BENCH = runs/bench
 
-.PHONY: install install-dev bench test lint types records reference clean
+.PHONY: install install-dev bench test lint types records reference benchmarks clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -58,6 +58,14 @@ records: install
 reference: install
 	$(RUN) -m pretrain.deepcluster --force --out zoo/reference/deepcluster-alexnet32-digits-s0.safetensors
 	$(RUN) -m pretrain.mmdc --force --out zoo/reference/mmdc-small_vgg-digits-s0.safetensors
+
+# Leave the machine to it: half an hour on two cores, 5 GB of memory.
+benchmarks: install
+	@mkdir -p benchmarks/results
+	$(RUN) -m benchmarks.mmdc_epoch > benchmarks/results/mmdc_epoch.md
+	$(RUN) -m benchmarks.whitening > benchmarks/results/whitening.md
+	$(RUN) -m benchmarks.linear_layers > benchmarks/results/linear_layers.md
+	$(RUN) -m benchmarks.linear_layers --jpegs 1000 > benchmarks/results/linear_layers_jpegs.md
 
 clean:
 	rm -rf cache runs/bench .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """PCA-whitening against faiss's: fit and apply, one line of a markdown table.
 
-    python benchmarks/whitening.py                      60 000 × 4096 → 256: two minutes and 4 GB on two cores
-    python benchmarks/whitening.py --rows 5000 --dims 512
+    python -m benchmarks.whitening                      60 000 × 4096 → 256: two minutes and 4 GB on two cores
+    python -m benchmarks.whitening --rows 5000 --dims 512
 
 Both results are compared by the sine of the largest principal angle between the two subspaces (0: the same; 1:
 a direction of one is missing in the other). Variances fall as 1/i and halve after the directions that are kept,

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="where checkpoints made here are kept")
     runs = parser.parse_args().runs
     methods = [
-        [name, sys.modules[kind.__module__].__doc__.partition("\n")[0], ", ".join(kind.presets)]
+        [name, (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0], ", ".join(getattr(kind, "presets", ()))]
         for name, kind in sorted(registry("pretrain").items())
     ]
     print(tabulate(methods, headers=["method", "", "presets besides digits"], maxcolwidths=[None, 70, 40]))

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from results.errors import UserError
 from zoo.backbones import Backbone
 from zoo.clustering import sampling
 from zoo.clustering.kmeans import KMeans, kmeans
 from zoo.clustering.whitening import Whitening, fit_whitening, l2_normalise
+from zoo.datasets.dataset import Dataset
 from zoo.run import Method, main
 from zoo.seeds import numpy_generator
-from zoo.training import SCRATCH, Training, linear_head, trainable
+from zoo.training import SCRATCH, Training, create_array, linear_head, trainable
 from zoo.views import Centre, ResizedCrop
 
 
@@ -53,8 +55,10 @@ class DeepCluster(Method):
         },
     }
 
+    least: ClassVar[dict[str, float]] = {**Method.least, "k": 1, "pca": 1, "iterations": 1}
+
     k: int = 50  # clusters; the paper takes ten times the number of classes, and here are few images
-    epochs: int = 60  # one clustering each
+    epochs: int = 40  # one clustering each
     batch: int = 64  # images a step
     lr: float = 0.05  # constant: the paper has no schedule
     momentum: float = 0.9  # of the backbone; the head is new each epoch and has none
@@ -91,6 +95,12 @@ class DeepCluster(Method):
             "head": {"top_layer.weight": last["weight"], "top_layer.bias": last["bias"]},
             "clustering": {name: last[name].float() for name in ("pca_mean", "pca_components", "centroids")},
         }
+
+    def check(self, dataset: Dataset, count: int) -> None:
+        """See Method.check."""
+        super().check(dataset, count)
+        if self.k > count:
+            raise UserError(f"k = {self.k} clusters of {count} images", fix=f"--k {max(1, count // 10)}")
 
     def cluster(self, descriptors: np.ndarray, run: Training, epoch: int) -> tuple[Whitening, KMeans]:
         """PCA-whiten the descriptors (N, D), normalise each to length 1, and cluster them with k-means."""
@@ -134,8 +144,7 @@ def compute_descriptors(model: Backbone, run: Training) -> np.ndarray:
     """
     model.eval()
     count = len(run.images)
-    run.directory.mkdir(parents=True, exist_ok=True)
-    found = np.memmap(run.directory / SCRATCH[0], dtype=np.float32, mode="w+", shape=(count, model.embedding_dim))
+    found = create_array(run.directory / SCRATCH[0], (count, model.embedding_dim))
     view = Centre(run.preprocessing.resize, run.preprocessing.size)
     for ids, x in run.batches(view, np.arange(count), run.settings.batch, "features"):
         found[ids] = run.embed(model, x).cpu().numpy()

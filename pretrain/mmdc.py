@@ -8,7 +8,7 @@ Shiran & Weinshall, "Multi-Modal Deep Clustering: Unsupervised Partitioning of I
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from results.errors import UserError
+from results.errors import RunFailed, UserError
 from zoo.checkpoint import Preprocessing
 from zoo.clustering.kmeans import nearest
 from zoo.clustering.matching import relabel
@@ -27,7 +27,7 @@ from zoo.datasets.images import ArrayImages
 from zoo.run import Method, main
 from zoo.seeds import derive, generator
 from zoo.training import Training, linear_head
-from zoo.views import CentreCrop, CropRotate, rotations
+from zoo.views import CentreCrop, CropRotate, View, rotations
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,28 @@ class MMDC(Method):
     presets: ClassVar[dict[str, dict]] = {
         "mnist": dict(batch=128, epochs=50, drop_at=40, refine_at=20, crops=(24, 20, 16)),
         "fashion-mnist": dict(
-            batch=128, epochs=50, drop_at=40, refine_at=20, crops=(24, 20, 16), degrees=0.0, flip=True
+            batch=128, epochs=50, drop_at=40, refine_at=20, crops=(24, 20, 16), degrees=0.0, flip=True,
         ),
         "folder": dict(
             batch=128, epochs=400, drop=0.2, drop_at=300, refine_at=350, side=48, crops=(40,),
             degrees=0.0, flip=True, jitter=True, rotation=True,
         ),
     }  # fmt: skip
+    least: ClassVar[dict[str, float]] = Method.least | dict.fromkeys(
+        ("k", "drop", "drop_at", "refine_at", "side", "degrees", "dim", "sigma"), 0
+    )
 
     backbone: str = "small_vgg"
     images: Literal["split", "merged"] = "merged"  # the paper trains and evaluates on train and test together
     k: int = 0  # clusters; 0: the number of classes
-    epochs: int = 100
+    epochs: int = 60
     batch: int = 64  # images a step, and the rows of one assignment; the paper has 128, and more images
     lr: float = 0.05
     drop: float = 0.1  # the learning rate is multiplied by this …
-    drop_at: int = 80  # … from this epoch on, counted from 0
+    drop_at: int = 48  # … from this epoch on, counted from 0
     momentum: float = 0.9
     weight_decay: float = 5e-4  # of weights; batch-norm parameters and biases have none
-    refine_at: int = 40  # from this epoch on the targets are k-means clusters of the network's outputs
+    refine_at: int = 24  # from this epoch on the targets are k-means clusters of the network's outputs
     side: int = 0  # images are resized to this side first; 0: used as they are
     crops: tuple[int, ...] = (28, 24, 20)  # sides of the crops, one drawn for each image; the first evaluates
     degrees: float = 25.0  # largest rotation of a training image
@@ -70,8 +73,8 @@ class MMDC(Method):
 
     def train(self, run: Training) -> dict[str, dict[str, Tensor]]:
         """The backbone, the heads and the target means after the last epoch."""
-        run.images = run.images.materialise(self.side or run.dataset.size)
-        k = self.clusters(run)
+        run.images = run.images.materialise(self.source_side(run.dataset), run.workers)
+        k = self.k or len(run.dataset.classes)
         centre = self.centre_crops(run)
         targets = Targets.draw(len(run.images), k, self.dim or k, self.means, self.sigma, run.seed("targets"))
         network = self.build_network(run, targets.means.shape[1])
@@ -80,6 +83,8 @@ class MMDC(Method):
         for epoch in run.epochs(self.epochs, network=network, optimizer=optimizer, targets=targets):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (self.drop if epoch >= self.drop_at else 1.0)
+            if epoch:
+                fill_gradients(network)
             if epoch >= self.refine_at:
                 with run.phase("refinement"):
                     targets.refine(run.seed("refinement", epoch))
@@ -101,22 +106,25 @@ class MMDC(Method):
     def preprocessing(self, dataset: Dataset) -> Preprocessing:
         """Pixels in 0..1 as they are; the centre crop of `crops[0]` pixels at the network's input size."""
         usual = super().preprocessing(dataset)
-        side = self.side or dataset.size or self.crops[0]
-        return replace(usual, resize=round(usual.size * side / self.crops[0]), mean=(0.0,), std=(1.0,))
+        resize = round(usual.size * self.source_side(dataset) / self.crops[0])
+        return replace(usual, resize=resize, mean=(0.0,), std=(1.0,))
 
-    def clusters(self, run: Training) -> int:
-        """The number of clusters, after checking that it and the target space can be."""
-        side = min(run.images.pixels.shape[2:])
-        k = self.k or len(run.dataset.classes)
-        if k < 2:
+    def check(self, dataset: Dataset, count: int) -> None:
+        """See Method.check: clusters, target space and crops."""
+        super().check(dataset, count)
+        k, side = self.k or len(dataset.classes), self.source_side(dataset)
+        if k == 0:
             raise UserError("the images have no labels to count classes by", fix="--k 10 (the number of clusters)")
-        if k > len(run.images):
-            raise UserError(f"k = {k} clusters of {len(run.images)} images", fix=f"--k {min(10, len(run.images))}")
+        if not 2 <= k <= count:
+            raise UserError(f"k = {k} clusters of {count} images", fix=f"--k {min(10, count)}")
         if self.means == "one_hot" and self.dim not in (0, k):
             raise UserError(f"one-hot means have {k} dimensions, not {self.dim}", fix="--means random")
-        if max(self.crops) > side:
-            raise UserError(f"crops of {max(self.crops)} px do not fit in {side} px", fix=f"--crops {side * 7 // 8}")
-        return k
+        if not self.crops or min(self.crops) < 1 or max(self.crops) > side:
+            raise UserError(f"crops of {self.crops} px cannot be cut from {side} px", fix=f"--crops {side * 7 // 8}")
+
+    def source_side(self, dataset: Dataset) -> int:
+        """The side of the images that crops are cut from."""
+        return self.side or dataset.size or max(self.crops, default=0)
 
     def build_network(self, run: Training, dim: int) -> nn.ModuleDict:
         """The backbone with its linear head (dim outputs) and, if asked for, the rotation head (4)."""
@@ -178,7 +186,7 @@ class MMDC(Method):
 
 
 @dataclass(frozen=True)
-class FourRotations:
+class FourRotations(View):
     """Every image turned by 0, 90, 180 and 270 degrees, one after the other, each then cropped on its own."""
 
     view: CropRotate
@@ -195,7 +203,7 @@ class Targets:
     means: Tensor  # (k, dim), of the mixture's components
     bank: Tensor
     held: Tensor  # (n,)
-    outputs: Tensor | None = None  # (n, dim): the network's last outputs for all images
+    outputs: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, dim): the network's last, for all images
 
     @classmethod
     def draw(cls, n: int, k: int, dim: int, kind: str, sigma: float, seed: int) -> Targets:
@@ -221,6 +229,8 @@ class Targets:
         Euclidean, not squared: the two give other assignments. The multiset of targets never changes.
         """
         cost = torch.cdist(outputs.double().cpu(), self[rows].double(), compute_mode="donot_use_mm_for_euclid_dist")
+        if not cost.isfinite().all():
+            raise RunFailed("the network's outputs are no numbers. Try a smaller --lr")
         _, columns = linear_sum_assignment(cost.numpy())
         self.held[rows] = self.held[rows[torch.from_numpy(columns)]]
 
@@ -269,6 +279,12 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=False)
     loss.backward()
     optimizer.step()
+
+
+def fill_gradients(network: nn.Module) -> None:
+    """Zeros for missing gradients, which after the first epoch only a resumed run has: its idle head moves too."""
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def parameter_groups(network: nn.ModuleDict, weight_decay: float) -> list[dict]:

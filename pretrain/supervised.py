@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from results.errors import UserError
+from zoo.datasets.dataset import Dataset
 from zoo.run import Method, main
 from zoo.seeds import generator
 from zoo.training import Training, linear_head, trainable
@@ -35,7 +35,7 @@ class Supervised(Method):
         "folder": dict(backbone="alexnet", epochs=90, batch=256, area=(0.08, 1.0)),
     }
 
-    epochs: int = 40
+    epochs: int = 30
     batch: int = 64  # images a step
     lr: float = 0.01  # at the start; it falls to 0 along a cosine
     momentum: float = 0.9
@@ -44,8 +44,6 @@ class Supervised(Method):
 
     def train(self, run: Training) -> dict[str, dict[str, Tensor]]:
         """The backbone and the classifier after the last epoch."""
-        if run.labels is None:
-            raise UserError(f"{run.dataset.name} has no labels to learn from", fix="use train/CLASS/*.jpg folders")
         classes = len(run.dataset.classes)
         model = run.build_backbone()
         head = linear_head(model.embedding_dim, classes, run.seed("head")).to(run.device)
@@ -59,6 +57,11 @@ class Supervised(Method):
             run.log(epoch, loss, predicted, classes)
         return {"backbone": model.state_dict(), "head": {f"top_layer.{n}": t for n, t in head.state_dict().items()}}
 
+    def check(self, dataset: Dataset, count: int) -> None:
+        """See Method.check."""
+        super().check(dataset, count)
+        dataset.check_labelled()
+
     def learn(
         self, network: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, run: Training, epoch: int
     ) -> tuple[float, np.ndarray]:
@@ -67,6 +70,7 @@ class Supervised(Method):
         count = len(run.images)
         order = torch.randperm(count, generator=generator(run.seed("order", epoch))).numpy()
         view = ResizedCrop(run.preprocessing.size, area=self.area, flip=run.dataset.flips)
+        assert run.labels is not None  # checked before
         labels = torch.from_numpy(run.labels).to(run.device)
         predicted = torch.zeros(count, dtype=torch.int64, device=run.device)
         steps, total = math.ceil(count / self.batch), torch.zeros((), device=run.device)

@@ -1,4 +1,4 @@
-"""Do the clusters match the classes? k-means on a layer's frozen features, or the clusters of the checkpoint's own head.
+"""Do the clusters match the classes? k-means on a layer's frozen features, or the clusters of a checkpoint's own head.
 
 python -m probes.clustering                              k-means on the deepest conv layer
 python -m probes.clustering --checkpoint mmdc-small_vgg-digits-s0 --assignment head
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -40,28 +40,37 @@ class Clustering(Task):
     k: int = 0  # clusters of k-means; 0: the number of classes
     iterations: int = 100  # of k-means
 
-    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Task]:
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         dataset.check_labelled(evaluation=self.images == "split")
         if self.assignment == "head":
             if "top_layer.weight" not in checkpoint.groups.get("head", {}):
                 raise UserError(f"{checkpoint.name} has no head to assign clusters", fix="--assignment kmeans")
-            return [replace(self, layer=EMBEDDING, k=len(checkpoint.groups["head"]["top_layer.bias"]))]
+            held = checkpoint.groups.get("clustering", {}).get("means", checkpoint.groups["head"]["top_layer.bias"])
+            return [replace(self, layer=EMBEDDING, k=len(held))]
         k = self.k or len(dataset.classes)
-        count = dataset.splits[dataset.training]
-        if k > count:
+        count = sum(dataset.splits.values()) if self.images == "merged" else dataset.splits[dataset.training]
+        if not 1 <= k <= count:
             raise UserError(f"k = {k} clusters of {count} images", fix=f"--k {len(dataset.classes)}")
+        if self.iterations < 0:
+            raise UserError(f"{self.iterations} iterations of k-means", fix=f"--iterations {Clustering.iterations}")
         return [replace(self, layer=layer, k=k) for layer in checkpoint.layers(self.layer)]
 
-    def protocol_id(self) -> str:
-        return f"clustering@{self.version}"
+    def protocol_id(self, dataset: Dataset) -> str:
+        usual = f"clustering@{self.version}"
+        if self.assignment == "head":
+            return usual
+        k = "" if self.k == len(dataset.classes) else f", k = {self.k}"
+        return usual + k + ("" if self.iterations == Clustering.iterations else f", {self.iterations} iterations")
 
     def dataset_protocol(self) -> str:
         return self.images
 
-    def run(self, parts: Sequence[Task], bench: Evaluation) -> Iterator[Outcome]:
+    def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         scored = "merged" if self.images == "merged" else bench.dataset.evaluation
         fitted = "merged" if self.images == "merged" else bench.dataset.training
-        labels = bench.open(scored).labels
+        if self.assignment == "head":
+            fitted = scored  # nothing is fitted
+        labels = bench.labels(scored)
         layers = [part.layer for part in parts]
         rows = features.load(bench, scored, layers)
         train = rows if fitted == scored else features.load(bench, fitted, layers)
@@ -72,7 +81,8 @@ class Clustering(Task):
                 clusters = part.cluster(train[part.layer], rows[part.layer], bench)
             metrics = scores(clusters, labels, k=part.k)
             sizes = np.bincount(clusters, minlength=part.k).tolist()
-            yield Outcome(part, metrics, {"cluster_sizes": sizes, "scored_on": scored, "fitted_on": fitted})
+            details = {"cluster_sizes": sizes, "scored_on": scored}
+            yield Outcome(part, metrics, details if self.assignment == "head" else {**details, "fitted_on": fitted})
 
     def cluster(self, train: np.ndarray, rows: np.ndarray, bench: Evaluation) -> np.ndarray:
         """The cluster (N,) of each row: k-means on rows of length 1."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,7 @@ def load(bench: Evaluation, split: str, layers: Sequence[str]) -> dict[str, np.n
 
 
 def _key(bench: Evaluation, split: str, layer: str) -> str:
-    pixels = (bench.dataset.fingerprint(), split, bench.limit)
+    pixels = (bench.dataset.fingerprint(), split, bench.limit, asdict(bench.checkpoint.preprocessing))
     return digest([bench.sha256, bench.device.type, bench.precision, *pixels, layer, SMALL])[:24]
 
 
@@ -65,11 +67,19 @@ def _compute(bench: Evaluation, split: str, layers: Sequence[str], paths: dict[s
                 if not torch.isfinite(pooled).all():
                     raise RunFailed(f"{bench.checkpoint.name} gives features that are not finite in {layer}")
                 if layer not in files:
-                    shape = (len(rows), pooled.shape[1])
-                    files[layer] = np.lib.format.open_memmap(parts[layer], "w+", np.float32, shape)
+                    files[layer] = _create(parts[layer], (len(rows), pooled.shape[1]))
                 files[layer][ids] = pooled.cpu().numpy()
         for file in files.values():
             file.flush()
+
+
+def _create(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """A new float32 array in a file. OSError where the disk has no room for all of it."""
+    file = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    if hasattr(os, "posix_fallocate"):  # now: a memory map that finds the disk full later kills the process
+        with path.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, path.stat().st_size)
+    return file
 
 
 def pack(correct: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -34,21 +34,25 @@ class KNN(Task):
     k: tuple[int, ...] = (10, 20, 100, 200)  # neighbours that vote
     temperature: float = 0.07
 
-    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Task]:
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         dataset.check_labelled(evaluation=True)
-        if max(self.k) > dataset.splits[dataset.training]:
-            count = dataset.splits[dataset.training]
-            raise UserError(f"{max(self.k)} neighbours of {count} training images", fix=f"--k {min(10, count)}")
+        count = dataset.splits[dataset.training]
+        for k in self.k or (0,):
+            if not 1 <= k <= count:
+                raise UserError(f"{k} neighbours of {count} training images", fix=f"--k {min(10, count)}")
+        if not self.temperature > 0:
+            raise UserError(f"a temperature of {self.temperature}", fix=f"--temperature {KNN.temperature}")
         return [replace(self, layer=layer) for layer in checkpoint.layers(self.layer)]
 
-    def protocol_id(self) -> str:
-        return f"knn@{self.version}"
+    def protocol_id(self, dataset: Dataset) -> str:
+        usual = self.temperature == KNN.temperature
+        return f"knn@{self.version}" + ("" if usual else f", temperature {self.temperature:g}")
 
-    def run(self, parts: Sequence[Task], bench: Evaluation) -> Iterator[Outcome]:
+    def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         layers = [part.layer for part in parts]
         train, test = bench.dataset.training, bench.dataset.evaluation
         rows, queries = features.load(bench, train, layers), features.load(bench, test, layers)
-        labels, wanted = bench.open(train).labels, bench.open(test).labels
+        labels, wanted = bench.labels(train), bench.labels(test)
         for part in parts:
             predicted = self.vote(rows[part.layer], labels, queries[part.layer], bench)
             correct = predicted == wanted[None]  # (number of ks, N)
@@ -64,7 +68,8 @@ class KNN(Task):
         elected = []
         for query in torch.from_numpy(np.array(queries)).split(features.BATCH):
             similarity, nearest = nearest_neighbours(rows, query, most, bench.device)
-            weight = torch.exp(similarity / self.temperature)[:, :, None] * onehot[nearest]  # (B, most, classes)
+            closeness = (similarity - similarity[:, :1]) / self.temperature  # to the nearest: exp cannot overflow
+            weight = torch.exp(closeness)[:, :, None] * onehot[nearest]  # (B, most, classes)
             elected.append(torch.stack([weight[:, :k].sum(1).argmax(1) for k in self.k]))
         return torch.cat(elected, 1).cpu().numpy()
 

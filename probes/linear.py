@@ -12,9 +12,9 @@ again on all of them. The number is the last epoch's; the best epoch's is kept b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Linear(Task):
     crops: Literal[1, 10] = 1  # of a test image whose class probabilities are averaged (not with `small`)
     epochs: int = 0  # 0: the protocol's; another number is another protocol in records and tables
 
-    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Task]:
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         dataset.check_labelled(evaluation=True)
         protocol = self.protocol if self.protocol != "auto" else natural_protocol(checkpoint, dataset)
         if protocol == "deepcluster" and checkpoint.backbone["name"] != "alexnet":
@@ -74,15 +74,17 @@ class Linear(Task):
             raise UserError(f"the deepcluster protocol is made for alexnet, not {backbone}", fix="--protocol generic")
         if protocol == "small" and self.crops != 1:
             raise UserError("the small protocol has one view of an image", fix="--crops 1, or --protocol generic")
+        if self.epochs < 0:
+            raise UserError(f"--epochs {self.epochs} trains nothing", fix="--epochs 0, for the protocol's own number")
         epochs = self.epochs or PROTOCOLS[protocol].epochs
         resolved = replace(self, protocol=protocol, epochs=epochs)
         return [replace(resolved, layer=layer) for layer in checkpoint.layers(self.layer)]
 
-    def protocol_id(self) -> str:
+    def protocol_id(self, dataset: Dataset) -> str:
         usual = self.epochs == PROTOCOLS[self.protocol].epochs
         return f"{self.protocol}@{self.version}" + ("" if usual else f", {self.epochs} epochs")
 
-    def run(self, parts: Sequence[Task], bench: Evaluation) -> Iterator[Outcome]:
+    def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         layers = [part.layer for part in parts]
         source = (Cached if self.protocol == "small" else Online)(bench, layers, self.protocol)
         count = len(source.labels)
@@ -106,7 +108,7 @@ class Linear(Task):
         self,
         source: Source,
         ids: np.ndarray,
-        rates: dict[str, Sequence[float]],
+        rates: Mapping[str, Sequence[float]],
         what: str,
         after_epoch: Callable[[dict[str, Heads]], None] | None = None,
     ) -> dict[str, Heads]:
@@ -137,7 +139,7 @@ class Linear(Task):
         return Heads(dim, classes, rates, protocol.decay, protocol.schedule, start, device, dual)
 
 
-def natural_protocol(checkpoint: Checkpoint, dataset: Dataset) -> str:
+def natural_protocol(checkpoint: Checkpoint, dataset: Dataset) -> Literal["small", "deepcluster", "generic"]:
     """`small` for images of up to 96 px, else `deepcluster` for its AlexNet and `generic` for all others."""
     if dataset.size is not None and dataset.size <= 96:
         return "small"
@@ -164,16 +166,20 @@ class Measured:
 
 
 def measure(heads: dict[str, Heads], batches: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Measured]:
-    """Each layer's classifiers on images (B, crops, d): class probabilities are averaged over the crops."""
+    """Each layer's classifiers on images (B, crops, d): class probabilities are averaged over the crops.
+
+    In logarithms: as probabilities, what a steep classifier holds for impossible would be 0, and its loss infinite.
+    """
     seen: dict[str, list[Tensor]] = {layer: [] for layer in heads}
     for labels, x in batches:
         for layer, head in heads.items():
             rows = x[layer]
-            probability = torch.softmax(head.logits(rows.flatten(0, 1)), 2).unflatten(0, rows.shape[:2]).mean(1)
-            own = probability.gather(2, labels[:, None, None].expand(-1, probability.shape[1], 1))  # (B, R, 1)
+            each = torch.log_softmax(head.logits(rows.flatten(0, 1)), 2).unflatten(0, rows.shape[:2])
+            mean = each.logsumexp(1) - math.log(rows.shape[1])  # (B, R, C)
+            own = mean.gather(2, labels[:, None, None].expand(-1, mean.shape[1], 1))  # (B, R, 1)
             # A class that is no number, or ties with the true one, ranks before it: nothing is right by accident.
-            rank = (~(probability < own)).sum(2) - 1
-            seen[layer].append(torch.stack([rank.float(), -own.squeeze(2).log()]))
+            rank = (~(mean < own)).sum(2) - 1
+            seen[layer].append(torch.stack([rank.float(), -own.squeeze(2)]))
     return {layer: _measured(torch.cat(parts, 1)) for layer, parts in seen.items()}
 
 
@@ -183,7 +189,7 @@ def _measured(found: Tensor) -> Measured:
     return Measured(top1.tolist(), top5.tolist(), loss.double().mean(0).tolist(), (rank < 1).T.numpy())
 
 
-def choose(found: dict[str, Measured], grid: dict[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+def choose(found: dict[str, Measured], grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
     """Each layer's learning rate: the best top-1 on the held-out images, among equals the lowest loss.
 
     RunFailed if every rate of a layer diverged.
@@ -199,7 +205,7 @@ def choose(found: dict[str, Measured], grid: dict[str, Sequence[float]]) -> dict
     return chosen
 
 
-def report(part: Task, found: Measured, choice: dict[str, Any], curve: list[float]) -> Outcome:
+def report(part: Linear, found: Measured, choice: dict[str, Any], curve: list[float]) -> Outcome:
     """The outcome of one layer: the last epoch's numbers, and the best epoch's beside them."""
     if not math.isfinite(found.loss[0]):
         raise RunFailed(f"the classifier of {part.layer} diverged at learning rate {choice['lr']}")

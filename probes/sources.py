@@ -45,8 +45,8 @@ class Cached:
     def __init__(self, bench: Evaluation, layers: Sequence[str], protocol: str) -> None:
         train, test = bench.dataset.training, bench.dataset.evaluation
         self.device, self.classes = bench.device, len(bench.dataset.classes)
-        self.labels = torch.from_numpy(bench.open(train).labels).to(bench.device)
-        self.test_labels = torch.from_numpy(bench.open(test).labels).to(bench.device)
+        self.labels = torch.from_numpy(bench.labels(train)).to(bench.device)
+        self.test_labels = torch.from_numpy(bench.labels(test)).to(bench.device)
         self.rows: dict[str, np.ndarray] = features.load(bench, train, layers)
         self.test_rows: dict[str, np.ndarray] = features.load(bench, test, layers)
         self.scale = {layer: moments(rows) for layer, rows in self.rows.items()}
@@ -77,7 +77,7 @@ class Cached:
             yield at, self.labels[at], self._features(self.rows, ids)
 
     def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for at, labels, x in self.train(ids, batch, 0, ""):
+        for _, labels, x in self.train(ids, batch, 0, ""):
             yield labels, {layer: rows[:, None] for layer, rows in x.items()}
 
     def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -97,8 +97,8 @@ class Online:
         self.classes = len(bench.dataset.classes)
         self.images = bench.open(bench.dataset.training)
         self.test_images = bench.open(bench.dataset.evaluation)
-        self.labels = torch.from_numpy(self.images.labels).to(bench.device)
-        self.test_labels = torch.from_numpy(self.test_images.labels).to(bench.device)
+        self.labels = torch.from_numpy(bench.labels(bench.dataset.training)).to(bench.device)
+        self.test_labels = torch.from_numpy(bench.labels(bench.dataset.evaluation)).to(bench.device)
         wanted = bench.checkpoint.preprocessing
         self.resize, self.size = wanted.resize, wanted.size
         blank = torch.zeros(1, wanted.channels, self.size, self.size, device=bench.device)
@@ -109,6 +109,8 @@ class Online:
         return {layer: self._pool(layer, maps) for layer, maps in self.bench.maps(pixels, self.layers).items()}
 
     def _pool(self, layer: str, maps: Tensor) -> Tensor:
+        if maps.ndim == 2:  # the embedding, as it is
+            return maps
         if self.protocol == "deepcluster":
             return F.avg_pool2d(maps, *ALEXNET_POOLS[layer]).flatten(1)
         return generic_pool(maps)

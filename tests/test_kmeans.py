@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -17,6 +17,7 @@ from zoo.clustering.kmeans import distinct_rows, draw_donor, kmeans, means, move
 
 # Few values, so that rows repeat, coincide with centroids and tie.
 COARSE = arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 3)), elements=st.integers(-2, 2))
+UNTIMED = settings(deadline=None, max_examples=50)
 
 
 def blobs(n: int = 300, d: int = 5, seed: int = 0) -> np.ndarray:
@@ -48,7 +49,8 @@ def test_equals_a_plain_lloyd_from_the_same_start():
     assert found.empty_repaired == 0
     np.testing.assert_array_equal(found.assignment, assignment)
     np.testing.assert_allclose(found.centroids, centroids, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.objective, objective, rtol=1e-4)
+    np.testing.assert_allclose(found.objective, objective[: len(found.objective)], rtol=1e-4)
+    np.testing.assert_allclose(objective[len(found.objective) :], found.objective[-1], rtol=1e-4)  # fixed point
     assert (found.centroids.dtype, found.assignment.dtype) == (np.float32, np.int64)
     np.testing.assert_array_equal(start, x[[0, 50, 100, 149]])  # the caller's start is untouched
 
@@ -62,6 +64,7 @@ def test_equals_faiss_from_the_same_start():
     np.testing.assert_allclose(kmeans(x, 6, iterations=7, start=start).centroids, theirs.centroids, atol=1e-4)
 
 
+@UNTIMED
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(0, 6))
 def test_objective_never_rises_without_splits(seed, k, iterations):
     x = blobs(60, 3, seed)
@@ -71,6 +74,7 @@ def test_objective_never_rises_without_splits(seed, k, iterations):
         assert (np.diff(found.objective) <= 1e-6 * np.square(x).sum()).all()
 
 
+@UNTIMED
 @given(COARSE, st.data())
 def test_no_cluster_is_ever_empty(x, data):
     k = data.draw(st.integers(1, count_distinct(x)))
@@ -81,6 +85,7 @@ def test_no_cluster_is_ever_empty(x, data):
     assert np.isfinite(found.centroids).all()
 
 
+@UNTIMED
 @given(COARSE, st.data())
 def test_no_cluster_is_empty_from_the_worst_start(x, data):
     k = data.draw(st.integers(1, count_distinct(x)))
@@ -90,6 +95,7 @@ def test_no_cluster_is_empty_from_the_worst_start(x, data):
     assert found.empty_repaired >= k - 1
 
 
+@UNTIMED
 @given(COARSE, st.integers(0, 99))
 def test_exactly_k_distinct_rows_are_k_clusters_of_equal_rows(x, seed):
     k = count_distinct(x)
@@ -130,7 +136,7 @@ def test_assignment_is_to_the_nearest_centroid_and_ends_at_a_fixed_point():
     x = blobs(200)
     found = kmeans(x, 3, iterations=100)
     assert len(found.objective) < 100
-    assert found.objective[-1] == found.objective[-2]
+    assert kmeans(x, 3, iterations=200).objective == found.objective
     np.testing.assert_array_equal(found.assignment, nearest(x, found.centroids))
     sizes = np.bincount(found.assignment)
     by_hand = np.array([x[found.assignment == j].sum(0, dtype=np.float64) / sizes[j] for j in range(3)])
@@ -155,6 +161,7 @@ def test_means_are_summed_in_float64(monkeypatch):
     np.testing.assert_array_equal(centroids[4], 0)
 
 
+@UNTIMED
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_start_rows_are_distinct_and_cover_the_repeated(seed, copies):
     x = np.repeat(np.arange(5, dtype=np.float32)[:, None], copies, axis=0)
@@ -192,11 +199,13 @@ def test_donors_are_drawn_as_by_a_walk_round_the_clusters():
 
 
 def test_moved_rows_are_the_farthest_with_their_duplicates():
-    x = np.array([[0], [0], [0], [0], [5], [5], [1], [9]], dtype=np.float32)
+    x = np.array([[0], [0], [0], [0], [5], [5], [1], [9], [8]], dtype=np.float32)
     centroids = np.array([[0], [9], [7], [7], [0]], dtype=np.float32)
-    assignment = np.array([0, 0, 0, 0, 0, 0, 4, 1])
-    assert move_farthest(x, centroids, assignment) == 2 - 0 if False else True
-    np.testing.assert_array_equal(np.bincount(assignment, minlength=5) > 0, [1, 1, 1, 0, 1])
+    assignment = np.array([0, 0, 0, 0, 0, 0, 4, 1, 1])
+    # The largest cluster gives both fives; then it holds equal rows only, and the next largest gives its 8.
+    assert move_farthest(x, centroids, assignment) == 2
+    np.testing.assert_array_equal(assignment, [0, 0, 0, 0, 2, 2, 4, 1, 3])
+    np.testing.assert_array_equal(centroids[:, 0], [0, 9, 5, 8, 0])
 
 
 @pytest.mark.parametrize("k", [0, -1, 11])

@@ -11,7 +11,7 @@ import torch
 
 from results.errors import UserError
 
-PRECISIONS = ("fp32", "bf16")
+DEVICES = "--device cpu, --device cuda or --device cuda:1"
 # glibc gives large buffers back to the system at every free, and fresh pages halve a convolution's speed.
 # mallopt's names for the two thresholds (malloc.h), and one that no buffer of ours reaches.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, GIBIBYTE = -1, -3, 1 << 30
@@ -35,9 +35,13 @@ def pick(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"'{name}' is not a device", fix="--device cpu, --device cuda or --device cuda:1") from error
+        raise UserError(f"'{name}' is not a device", fix=DEVICES) from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"nothing here runs on the device '{name}'", fix=DEVICES)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("no CUDA device is visible to torch", fix="--device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"torch sees {torch.cuda.device_count()} CUDA devices, and no {name}", fix="--device cuda")
     return device
 
 

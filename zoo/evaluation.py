@@ -14,7 +14,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from results.errors import RunFailed
+from results.errors import RunFailed, UserError
 from results.files import ROOT
 from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
@@ -45,6 +45,13 @@ class Evaluation:
     def open(self, split: str) -> Images:
         """The images of a split (or `merged`), all or as many as --limit says."""
         return self.dataset.open(split, limit=self.limit)
+
+    def labels(self, split: str) -> np.ndarray:
+        """Class (N,) of each image that `open` gives. UserError where the images have none."""
+        labels = self.open(split).labels
+        if labels is None:
+            raise UserError(f"the images of {self.dataset.name} have no classes", fix=self.dataset.source)
+        return labels
 
     def view(self, images: Images) -> View:
         """How the checkpoint looks at an image that is not augmented: the centre, at its own size."""
@@ -82,7 +89,8 @@ def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> N
     """Run the task's parts for each seed; record what is new, print all."""
     checkpoint = resolve(options.checkpoint, options.runs_dir)
     dataset.preflight()
-    parts = [part for seed in options.seeds for part in replace(task, seed=seed).parts(checkpoint, dataset)]
+    seeds = tuple(dict.fromkeys(options.seeds))
+    parts = [part for seed in seeds for part in replace(task, seed=seed).parts(checkpoint, dataset)]
     limit = options.limit or checkpoint.limit
     sha256, fingerprint = checkpoint.sha256, dataset.fingerprint()
     keys = {p: cell_key(p.name, p.version, asdict(p), sha256, fingerprint, limit) for p in parts}
@@ -93,10 +101,10 @@ def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> N
             print(f"{keys[part]}  {describe_part(part)}  {'will run' if part in missing else 'recorded'}")
         return
     found = {part: record for part, record in known.items() if record is not None}
-    for seed in options.seeds:
+    for seed in seeds:
         wanted = [part for part in missing if part.seed == seed]
         if wanted:
-            with failure_noted(options.runs_dir / keys[wanted[0]]):
+            with failure_noted(*(options.runs_dir / keys[part] for part in parts if part.seed == seed)):
                 bench = open_bench(checkpoint, sha256, dataset, options, task.precision)
                 for record in run_parts(wanted, bench, line, keys):
                     found[next(part for part in wanted if keys[part] == record.key)] = record
@@ -112,9 +120,10 @@ def open_bench(
     if not (options.limit or checkpoint.limit):
         options.records.check_writable()
     device = devices.pick(options.device)
-    backbone = checkpoint.build_backbone().to(device, memory_format=torch.channels_last)
+    backbone = checkpoint.build_backbone().to(device).to(memory_format=torch.channels_last)
+    cache = options.cache or ROOT / "cache"
     return Evaluation(
-        checkpoint, sha256, dataset, backbone, device, precision, options.workers, options.limit, options.quiet
+        checkpoint, sha256, dataset, backbone, device, precision, options.workers, options.limit, options.quiet, cache
     )
 
 
@@ -142,7 +151,7 @@ def make_record(
         key=key,
         task=task.name,
         version=task.version,
-        protocol=task.protocol_id(),
+        protocol=task.protocol_id(dataset),
         settings=asdict(task),
         checkpoint={
             **{field: getattr(checkpoint, field) for field in fields},
@@ -167,7 +176,7 @@ def make_record(
 def show(records: Sequence[Record], options: TaskOptions, limit: int | None) -> None:
     """Print the numbers, and where their records lie."""
     first = records[0]
-    print(f"{first.task}  {first.protocol}  {first.checkpoint['name']}  on {first.dataset['name']}")
+    print(f"{first.task}  {first.protocol}  {first.checkpoint_name}  on {first.dataset['name']}")
     rows = [
         {
             **{name: record.settings[name] for name in ("layer", "assignment", "seed") if name in record.settings},
@@ -178,7 +187,8 @@ def show(records: Sequence[Record], options: TaskOptions, limit: int | None) -> 
     ]
     print(tabulate(rows, headers="keys", disable_numparse=True))
     if limit:
-        print(f"a smoke run on {limit} images (--limit): nothing is recorded")
+        whose = "a smoke run" if options.limit else "the checkpoint is of a smoke run"
+        print(f"{whose} on {limit} images (--limit): nothing is recorded")
     else:
         print(f"records     {shown_path(options.records.path(first).parent)}")
 

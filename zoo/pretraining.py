@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from tabulate import tabulate
 
-from results.files import write_bytes
+from results.errors import UserError
+from results.files import check_writable, write_bytes
 from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
 from zoo.backbones import channels_for
 from zoo.checkpoint import REFERENCE, Checkpoint, describe, recipe
-from zoo.datasets.dataset import Dataset
+from zoo.datasets.dataset import MERGED, Dataset
 from zoo.environment import environment
 from zoo.run import Method, MethodOptions, failure_noted, now, shown_path
-from zoo.training import SCRATCH, STATE, Training
+from zoo.training import LOG, SCRATCH, STATE, Training
 
 METRICS = (
     "acc", "purity", "nmi_arithmetic", "nmi_geometric", "ami", "ari", "nmi_previous", "cluster_entropy", "loss",
@@ -26,52 +28,91 @@ METRICS = (
 def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str) -> None:
     """Train one seed, save its checkpoint in runs/<key>/ and record it; or print the record there is."""
     dataset.preflight()
-    method.check(dataset)
+    count = sum(trained_splits(method, dataset).values())
+    method.check(dataset, count if options.limit is None else min(options.limit, count))
     key = cell_key(method.name, method.version, asdict(method), None, dataset.fingerprint(), options.limit)
     path = options.runs_dir / key / f"{checkpoint_name(method, dataset)}.safetensors"
-    record = options.records.find(method.name, key)
-    made = next((p for p in (path, REFERENCE / path.name) if p.exists() and describe(p).get("key") == key), None)
-    done = record is not None and made is not None and not options.force
+    known = None if options.force else recorded(method.name, key, path, options)
     if options.dry_run:
-        plan = "recorded" if done else f"will train {method.epochs} epochs in {shown_path(path.parent)}"
-        print(f"{path.stem}  {key}  {plan}")
+        verb = "continue" if (path.parent / STATE).exists() and not options.force else "train"
+        plan = f"will {verb}: {asdict(method)['epochs']} epochs in {shown_path(path.parent)}"
+        print(f"{path.stem}  {key}  {'recorded' if known else plan}")
         return
-    if not done:
-        made = path
-        record = train(method, dataset, options, line, key, path)
-        if options.limit is None:
-            options.records.write(record)
+    record, made = known or (train(method, dataset, options, line, key, path), path)
     if options.out is not None:
         write_bytes(options.out, made.read_bytes())
-    show(record, made, options, done)
+    show(record, made, options, known is not None)
+
+
+def trained_splits(method: Method, dataset: Dataset) -> dict[str, int]:
+    """The splits that the method learns from, with their counts."""
+    opened = method.opens(dataset)
+    return {split: n for split, n in dataset.splits.items() if opened in (split, MERGED)}
+
+
+def recorded(task: str, key: str, path: Path, options: MethodOptions) -> tuple[Record, Path] | None:
+    """The run's record and its checkpoint; None if one is not there, or a run to replace them is unfinished."""
+    record = options.records.find(task, key)
+    made = next((place for place in (path, REFERENCE / path.name) if holds(place, key)), None)
+    if record is None or made is None or (path.parent / STATE).exists():
+        return None
+    return record, made
+
+
+def holds(path: Path, key: str) -> bool:
+    """Whether the file is the whole checkpoint of the run `key`."""
+    try:
+        return path.exists() and describe(path).get("key") == key
+    except UserError as error:
+        print(f"{error.happened}; its run is repeated", file=sys.stderr)
+        return False
 
 
 def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, key: str, path: Path) -> Record:
-    """Train, or continue, the run `key`; its checkpoint is at `path` when this returns its record."""
+    """Train, or continue, the run `key`; when this returns its record, that and the checkpoint are written."""
+    check_places(path, options)
+    if options.force:
+        for name in (STATE, LOG):
+            (path.parent / name).unlink(missing_ok=True)
+    run = open_run(method, dataset, options, path.parent)
+    try:
+        with failure_noted(path.parent):
+            # before the training: the environment is of the code that runs, not of later edits
+            started, place = now(), environment(run.device, method.precision)
+            groups = method.train(run)
+            checkpoint = describe_run(method, dataset, run, key, path.stem, groups, options)
+            checkpoint.save(path)
+            record = make_record(checkpoint, method, dataset, run, line, started, place)
+            if options.limit is None:
+                options.records.write(record)
+    finally:
+        for name in SCRATCH:
+            (path.parent / name).unlink(missing_ok=True)
+    (path.parent / STATE).unlink(missing_ok=True)  # last: what failed before it can be tried again
+    return record
+
+
+def check_places(path: Path, options: MethodOptions) -> None:
+    """UserError unless the checkpoint, the record and --out can be written."""
+    check_writable(path.parent)
     if options.limit is None:
         options.records.check_writable()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if options.force:
-        (path.parent / STATE).unlink(missing_ok=True)
-    with failure_noted(path.parent):
-        run = Training(
-            settings=method,
-            dataset=dataset,
-            images=dataset.open(method.opens(dataset), limit=options.limit),
-            preprocessing=method.preprocessing(dataset),
-            device=devices.pick(options.device),
-            directory=path.parent,
-            workers=options.workers,
-            quiet=options.quiet,
-        )
-        started, place = now(), environment(run.device, method.precision)  # of the code that runs, not of later edits
-        groups = method.train(run)
-        checkpoint = describe_run(method, dataset, run, key, path.stem, groups, options)
-        checkpoint.save(path)
-        record = make_record(checkpoint, method, dataset, run, line, started, place)
-    for name in (STATE, *SCRATCH):
-        (path.parent / name).unlink(missing_ok=True)
-    return record
+    if options.out is not None:
+        check_writable(options.out.parent)
+
+
+def open_run(method: Method, dataset: Dataset, options: MethodOptions, directory: Path) -> Training:
+    """What the method trains with."""
+    return Training(
+        settings=method,
+        dataset=dataset,
+        images=dataset.open(method.opens(dataset), limit=options.limit),
+        preprocessing=method.preprocessing(dataset),
+        device=devices.pick(options.device),
+        directory=directory,
+        workers=options.workers,
+        quiet=options.quiet,
+    )
 
 
 def checkpoint_name(method: Method, dataset: Dataset) -> str:
@@ -111,16 +152,15 @@ def make_record(
 ) -> Record:
     """The record of a finished run: the last epoch's numbers, and every epoch's in the details."""
     last = run.history[-1]
-    splits = {split: n for split, n in dataset.splits.items() if method.opens(dataset) in (split, "merged")}
     return Record(
         schema=SCHEMA,
-        key=checkpoint.key,
+        key=checkpoint.key or "",
         task=method.name,
         version=method.version,
         protocol=f"{method.name.rpartition('.')[2]}@{method.version}",
         settings=asdict(method),
         checkpoint=None,
-        dataset={**checkpoint.dataset, "splits": splits},
+        dataset={**(checkpoint.dataset or {}), "splits": trained_splits(method, dataset)},
         metrics={name: last[name] for name in METRICS if last.get(name) is not None},
         details={
             "recipe": checkpoint.recipe,

@@ -7,7 +7,6 @@ whose fields are the command's flags. What does not change a number is in `Optio
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import pkgutil
@@ -15,18 +14,18 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
 
 import tyro
 from torch import Tensor
 
-from results.errors import RunFailed, UserError
-from results.files import ROOT, write_text
+from results.errors import UserError, ending
+from results.files import FIXES, ROOT, write_text
 from results.store import DEFAULT_STORE, Store
 from zoo import device as devices
 from zoo.backbones import channels_for, standard_preprocessing
@@ -34,10 +33,11 @@ from zoo.checkpoint import Checkpoint, Preprocessing
 from zoo.datasets import find
 from zoo.datasets.dataset import Dataset
 
-DEFAULT_CHECKPOINT = "deepcluster-alexnet32-digits-s0"  # committed in zoo/reference/
+DEFAULT_CHECKPOINT = "deepcluster-alexnet32-digits-s0"  # the one in zoo/reference/, whatever was trained since
 ERROR = "error.txt"
-PLACES = ("--data-dir", "--store", "--runs", "--out")  # flags whose value is a path of this machine
-DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
+CONTINUES = "the same command, without --force, continues from what was saved"
+PLACES = ("--data-dir", "--store", "--runs", "--cache", "--out")  # flags whose value is a path of this machine
+Flag = tyro.conf.FlagCreatePairsOff[bool]  # given or not; no --no-force
 Settings = TypeVar("Settings", bound="Method | Task")
 
 
@@ -54,9 +54,9 @@ class Options:
     threads: int = 0  # 0: all processors
     workers: int = 2  # processes that decode image files
     limit: int | None = None  # a smoke run on this many images: prints its numbers and records none
-    force: bool = False  # run again what is recorded
-    dry_run: bool = False  # say what would run, and why, and stop
-    quiet: bool = False  # no progress on stderr
+    force: Flag = False  # run again what is recorded
+    dry_run: Flag = False  # say what would run, and why, and stop
+    quiet: Flag = False  # no progress on stderr
 
     @property
     def records(self) -> Store:
@@ -66,15 +66,29 @@ class Options:
     def runs_dir(self) -> Path:
         return self.runs or ROOT / "runs"
 
+    def check(self) -> None:
+        """UserError for an option that cannot be."""
+        least = {"threads": 0, "workers": 0, "limit": 1}
+        check_least({name: getattr(self, name) for name in least}, least)
+        if not self.seeds or min(self.seeds) < 0:
+            raise UserError("--seeds takes numbers from 0 on, at least one", fix="--seeds 0 1 2")
+
 
 @dataclass(frozen=True)
 class MethodOptions(Options):
     out: Path | None = None  # also write the checkpoint to this file
 
+    def check(self) -> None:
+        """See Options.check."""
+        super().check()
+        if self.out is not None and len(self.seeds) > 1:
+            raise UserError(f"--out is one file, and {len(self.seeds)} seeds make more", fix="one seed at a time")
+
 
 @dataclass(frozen=True)
 class TaskOptions(Options):
     checkpoint: str = DEFAULT_CHECKPOINT  # a name that `python -m pretrain` lists, a file, or random-alexnet32@0
+    cache: Path | None = None  # where features are kept, to be read again; else cache/ in the clone
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,7 @@ class Method:
     name: ClassVar[str]
     version: ClassVar[int]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    least: ClassVar[dict[str, float]] = {"epochs": 1, "batch": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
 
     backbone: str = "alexnet32"
     sobel: bool = False  # look at image gradients instead of colours
@@ -95,8 +110,10 @@ class Method:
         """The trained tensors in groups: backbone, head, clustering. `run` is a zoo.training.Training."""
         raise NotImplementedError
 
-    def check(self, dataset: Dataset) -> None:
-        """UserError for settings that cannot work on this data set, before any work."""
+    def check(self, dataset: Dataset, count: int) -> None:
+        """UserError for settings that cannot work on `count` images of this data set, before any work."""
+        channels_for(self.backbone, dataset.channels)
+        check_least(asdict(self), self.least)
 
     def opens(self, dataset: Dataset) -> str:
         """The split that is trained on, or `merged`."""
@@ -127,19 +144,19 @@ class Task:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
     seed: Annotated[int, tyro.conf.Suppress] = 0
 
-    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Task]:
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         """The tasks, one a record, with every setting resolved. UserError for what the checkpoint cannot do."""
         return [self]
 
-    def protocol_id(self) -> str:
-        """Name and version of the protocol, as records and tables spell it."""
+    def protocol_id(self, dataset: Dataset) -> str:
+        """Name and version of the protocol, as records and tables spell it, and what differs from its defaults."""
         raise NotImplementedError
 
     def dataset_protocol(self) -> str:
         """`split` or `merged`."""
         return "split"
 
-    def run(self, parts: Sequence[Task], bench: Any) -> Iterable[Outcome]:
+    def run(self, parts: Sequence[Self], bench: Any) -> Iterable[Outcome]:
         """Evaluate the parts in one pass. `bench` is a zoo.evaluation.Evaluation."""
         raise NotImplementedError
 
@@ -154,30 +171,27 @@ def guarded(work: Callable[[], Any]) -> int:
     """The exit code of `work`: 0; 1 a run failed; 2 the person can fix it; 130 and 143 after signals."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        work()
-    except (UserError, RunFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return ending(work)
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in FIXES:
             raise
         where = error.filename or "the disk"
-        print(f"error: {where}: {error.strerror}\n  try: free space, or --runs DIR --store DIR", file=sys.stderr)
+        print(f"error: {where}: {error.strerror}\n  try: {FIXES[error.errno]} (--runs, --store)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from what was saved", file=sys.stderr)
+        print(f"interrupted; {CONTINUES}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _terminate(signum: int, frame: Any) -> NoReturn:
-    print("terminated; the same command continues from what was saved", file=sys.stderr)
+    print(f"terminated; {CONTINUES}", file=sys.stderr)
     raise SystemExit(143)
 
 
 def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
     """Parse the words of a command line and do what they say."""
     settings, options = parse(kind, words)
+    options.check()
     devices.prepare(options.threads or None)
     dataset = find(options.dataset, options.data_dir)
     line = shlex.join(["python", "-m", kind.name, *public(words)])
@@ -211,7 +225,7 @@ def parse(kind: type[Settings], words: Sequence[str]) -> tuple[Settings, Any]:
         prog=f"python -m {kind.name}",
         description=sys.modules[kind.__module__].__doc__,
         args=list(words),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 
@@ -219,12 +233,12 @@ def public(words: Sequence[str]) -> list[str]:
     """The words of a command line as a record keeps them: without the paths of the machine it ran on."""
     kept, skip = [], False
     for word in words:
-        flag, equals, _ = word.partition("=")
-        if skip or flag in PLACES:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if skip or flag.replace("_", "-") in PLACES:  # tyro takes --data_dir too
             skip = not skip and not equals  # the flag's value is the next word
             continue
-        before, colon, path = word.rpartition(":")
-        kept.append(before + colon + os.path.basename(path.rstrip(os.sep)) if os.sep in path else word)
+        before, colon, path = value.rpartition(":")
+        kept.append(flag + equals + before + colon + os.path.basename(path.rstrip(os.sep)) if os.sep in path else word)
     return kept
 
 
@@ -241,10 +255,19 @@ def registry(*packages: str) -> dict[str, type[Method] | type[Task]]:
     return found
 
 
+def check_least(values: Mapping[str, Any], least: Mapping[str, float]) -> None:
+    """UserError for a value below the least that its flag may have, or NaN; None passes."""
+    for name, low in least.items():
+        value = values.get(name)
+        if value is not None and not value >= low:
+            raise UserError(f"--{name.replace('_', '-')} {value} cannot be", fix=f"{low} or more")
+
+
 @contextmanager
-def failure_noted(directory: Path) -> Iterator[None]:
-    """Leave the traceback of a run that fails in its folder's error.txt; a run that ends well removes it."""
-    (directory / ERROR).unlink(missing_ok=True)
+def failure_noted(directory: Path, *others: Path) -> Iterator[None]:
+    """Leave the traceback of a run that fails in its folder's error.txt; a new try removes it, and the others'."""
+    for place in (directory, *others):
+        (place / ERROR).unlink(missing_ok=True)
     try:
         yield
     except Exception:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from results.errors import RunFailed
-from results.files import replacing, write_text
+from results.errors import RunFailed, UserError
+from results.files import write_bytes, write_text
 from zoo.backbones import Backbone, build, channels_for
 from zoo.checkpoint import Preprocessing
 from zoo.clustering.scores import empty_clusters, entropy, nmi, scores
@@ -62,12 +64,12 @@ class Training:
         name = self.settings.backbone
         channels = channels_for(name, self.dataset.channels)
         model = build(name, channels=channels, sobel=self.settings.sobel, seed=self.settings.seed)
-        return model.to(self.device, memory_format=torch.channels_last)
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
-    def embed(self, model: Backbone, x: Tensor) -> Tensor:
+    def embed(self, model: nn.Module, x: Tensor) -> Tensor:
         """The backbone's descriptors (B, D) in float32, computed at the run's precision."""
         with autocast(self.device, self.settings.precision):
-            descriptors = model.embed(x)
+            descriptors = cast(Backbone, model).embed(x)
         return descriptors.float()
 
     def batches(
@@ -94,11 +96,13 @@ class Training:
 
         A part is a module, an optimizer or a plain dict of tensors and numbers. Everything random in an epoch
         is drawn from the seed and the epoch's number, so a run that was interrupted ends like one that was not.
+        RunFailed for weights that are no numbers: the state saved before that epoch stays.
         """
         for epoch in range(self._restore(parts), total):
             torch.manual_seed(self.seed("epoch", epoch))  # dropout draws from the global generator
             self.seconds = {}
             yield epoch
+            self._check_finite(epoch, parts)
             self._save(epoch + 1, parts)
 
     def log(self, epoch: int, loss: float, assignment: np.ndarray, k: int, **values: Any) -> None:
@@ -107,10 +111,7 @@ class Training:
         RunFailed for a loss that is no number: the state saved before this epoch stays.
         """
         if not math.isfinite(loss):
-            raise RunFailed(
-                f"the loss became {loss} in epoch {epoch}; the state before it is kept in {self.directory.name}. "
-                "Try a smaller --lr"
-            )
+            raise self._diverged(f"the loss became {loss}", epoch)
         sizes = np.bincount(assignment, minlength=k)
         found = {"cluster_entropy": entropy(sizes), "empty_clusters": empty_clusters(sizes)}
         if self.labels is not None:
@@ -119,7 +120,7 @@ class Training:
         self.previous = assignment
         entry = {"epoch": epoch, "loss": loss, **found, "nmi_previous": stayed, **values}
         entry |= {"cluster_sizes": sizes.tolist(), "seconds": {n: round(s, 3) for n, s in self.seconds.items()}}
-        entry["collapsed"] = bool(k > 1 and (sizes.max() > len(assignment) / 2 or (sizes == 0).sum() > k / 2))
+        entry["collapsed"] = has_collapsed(sizes)
         self.history.append(entry)
         self._say(entry, k)
 
@@ -139,13 +140,23 @@ class Training:
                 file=sys.stderr,
             )
 
+    def _check_finite(self, epoch: int, parts: dict[str, Any]) -> None:
+        for part in parts.values():
+            if isinstance(part, nn.Module) and not all(t.isfinite().all() for t in part.state_dict().values()):
+                raise self._diverged("weights became infinite or no numbers", epoch)
+
+    def _diverged(self, happened: str, epoch: int) -> RunFailed:
+        kept = f"the state before it is kept in {self.directory.name}" if epoch else "nothing was saved before it"
+        return RunFailed(f"{happened} in epoch {epoch}; {kept}. Try a smaller --lr")
+
     def _save(self, epoch: int, parts: dict[str, Any]) -> None:
         held = {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
-        with replacing(self.directory / STATE) as path:
-            previous = None if self.previous is None else torch.from_numpy(self.previous)
-            torch.save({"epoch": epoch, "parts": held, "history": self.history, "previous": previous}, path)
+        previous = None if self.previous is None else torch.from_numpy(self.previous)
+        written = io.BytesIO()  # not the file itself: there a full disk would be torch's RuntimeError
+        torch.save({"epoch": epoch, "parts": held, "history": self.history, "previous": previous}, written)
         lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in self.history)
-        write_text(self.directory / LOG, lines)
+        write_text(self.directory / LOG, lines)  # first: a run that dies between the two repeats the epoch
+        write_bytes(self.directory / STATE, written.getbuffer())
 
     def _restore(self, parts: dict[str, Any]) -> int:
         path = self.directory / STATE
@@ -153,24 +164,43 @@ class Training:
             return 0
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # a torn file can fail in any layer of the reader
-            raise RunFailed(
-                f"the saved state {STATE} of {self.directory.name} cannot be read ({type(error).__name__}); "
-                "start afresh with --force"
-            ) from error
-        for name, part in parts.items():
-            load = part.update if isinstance(part, dict) else part.load_state_dict
-            load(state["parts"][name])
-        self.history[:] = state["history"]
-        self.previous = None if state["previous"] is None else state["previous"].cpu().numpy()
+            for name, part in parts.items():
+                load = part.update if isinstance(part, dict) else part.load_state_dict
+                load(state["parts"][name])
+            self.history[:] = state["history"]
+            self.previous = None if state["previous"] is None else state["previous"].cpu().numpy()
+        except Exception as error:  # a torn or foreign file can fail in any layer of the reader
+            happened = f"the saved state {STATE} cannot be continued from ({type(error).__name__})"
+            raise UserError(happened, str(self.directory), "--force, to start afresh") from error
         if not self.quiet and state["epoch"]:
             tqdm.write(f"continuing after epoch {state['epoch'] - 1}", file=sys.stderr)
         return state["epoch"]
 
 
+def has_collapsed(sizes: np.ndarray) -> bool:
+    """Whether clusters of these sizes (k,) are degenerate: most are empty, or one holds most images.
+
+    One of two clusters always holds half of the images, so few clusters have collapsed only at twice their
+    equal share.
+    """
+    k, largest = len(sizes), sizes.max()
+    crowded = largest > sizes.sum() / 2 and largest * k >= 2 * sizes.sum()
+    return bool(k > 1 and (crowded or (sizes == 0).sum() > k / 2))
+
+
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn: all but the fixed Sobel filters."""
     return [p for p in module.parameters() if p.requires_grad]
+
+
+def create_array(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A float32 array that lies in the file `path`, which is made. OSError if the disk has no room for it."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # else a full disk would show as a crash (SIGBUS) when it is filled
+            os.posix_fallocate(file.fileno(), 0, max(1, 4 * shape[0] * shape[1]))
+        else:
+            file.truncate(4 * shape[0] * shape[1])
+    return np.memmap(path, dtype=np.float32, mode="r+", shape=shape)
 
 
 def linear_head(dim: int, outputs: int, seed: int) -> nn.Linear:

@@ -19,6 +19,9 @@ class AlexNet32(Backbone):
     sides = (8, inf)  # below, nothing is left of the last map
     size, resize = 32, 32
     mean, std = (0.5,), (0.25,)
+    linear_std = (
+        None  # AlexNet's .01 suits 4 096 inputs; with 512 the signal would fade to nothing from fc6 to the head
+    )
 
     @staticmethod
     def make_features(inputs: int) -> nn.Sequential:

@@ -34,6 +34,7 @@ class Backbone(nn.Module):
     channels: int = 3  # of the image
     follows_dataset: ClassVar[bool] = False  # whether it takes the data set's channels rather than its own
     fan: ClassVar[str] = "out"  # He initialisation counts a convolution's outputs ("out") or inputs ("in")
+    linear_std: ClassVar[float | None] = 0.01  # of fully connected weights at the start; None: He, by inputs
 
     def __init__(self, channels: int | None = None, sobel: bool = False) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class Backbone(nn.Module):
         """
         generator = np.random.default_rng(seed)
         for module in (*self.features, *self.classifier):
-            initialise(module, self.fan, generator)
+            initialise(module, self.fan, self.linear_std, generator)
         if self.sobel is not None:
             self.sobel.load_state_dict(constants(self.channels))
 
@@ -140,7 +141,7 @@ def block(
 
 
 @torch.no_grad()
-def initialise(module: nn.Module, fan: str, generator: np.random.Generator) -> None:
+def initialise(module: nn.Module, fan: str, linear_std: float | None, generator: np.random.Generator) -> None:
     """Set one module's initial values; what has neither weights nor statistics is left alone."""
     if isinstance(module, nn.BatchNorm2d):
         module.reset_parameters()
@@ -149,7 +150,7 @@ def initialise(module: nn.Module, fan: str, generator: np.random.Generator) -> N
         area = module.kernel_size[0] * module.kernel_size[1]
         fill_normal(module, (2 / (area * ends)) ** 0.5, generator)
     if isinstance(module, nn.Linear):
-        fill_normal(module, 0.01, generator)
+        fill_normal(module, linear_std or (2 / module.in_features) ** 0.5, generator)
 
 
 def fill_normal(module: nn.Conv2d | nn.Linear, std: float, generator: np.random.Generator) -> None:

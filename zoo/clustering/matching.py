@@ -6,9 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 
-def contingency(
-    a: np.ndarray, b: np.ndarray, rows: int | None = None, columns: int | None = None
-) -> np.ndarray:
+def contingency(a: np.ndarray, b: np.ndarray, rows: int | None = None, columns: int | None = None) -> np.ndarray:
     """How often label i of `a` meets label j of `b`, (rows, columns) int64.
 
     `a` and `b` are (N,) whole numbers from 0; by default rows = max(a) + 1 and columns = max(b) + 1.

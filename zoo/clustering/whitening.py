@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import scipy.linalg
 import torch
+from threadpoolctl import threadpool_limits
 
 from results.errors import RunFailed
 
@@ -129,7 +130,7 @@ def l2_normalise(x: torch.Tensor, epsilon: float = 1e-12) -> torch.Tensor:
 
 def _tensor(rows: Rows) -> torch.Tensor:
     if isinstance(rows, torch.Tensor):
-        return rows
+        return rows.detach()
     rows = np.asarray(rows)
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())  # torch takes no read-only memory
 
@@ -137,10 +138,12 @@ def _tensor(rows: Rows) -> torch.Tensor:
 def _largest(upper: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The `dim` largest eigenvalues, falling, and their eigenvectors (D, dim), float64, on the CPU.
 
-    LAPACK's subset driver: for 256 of 4096 it takes a third of the time of the whole decomposition.
+    LAPACK's subset driver: for 256 of 4096 it takes a third of the time of the whole decomposition. On one
+    thread: it waits for memory, so a second gains little, and beside other processes the two spin on each other.
     """
     width = len(upper)
-    values, vectors = scipy.linalg.eigh(
-        upper.cpu().numpy(), lower=False, subset_by_index=[width - dim, width - 1], driver="evr"
-    )
+    with threadpool_limits(1, "blas"):
+        values, vectors = scipy.linalg.eigh(
+            upper.cpu().numpy(), lower=False, subset_by_index=[width - dim, width - 1], driver="evr"
+        )
     return torch.from_numpy(values[::-1].copy()), torch.from_numpy(vectors[:, ::-1].copy())
