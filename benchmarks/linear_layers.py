@@ -3,7 +3,7 @@
     python -m benchmarks.linear_layers                       digits: images in memory
     python -m benchmarks.linear_layers --jpegs 1000          a generated folder of JPEGs, AlexNet at 224 px, 2 epochs
 
-Each run is a process of its own with an empty store and an empty cache. The ratio is the five runs' time over the one's.
+Each run is a process of its own with an empty store and cache. The ratio is the five runs' time over the one's.
 """
 
 from __future__ import annotations

@@ -80,10 +80,9 @@ def main() -> None:
     rate = {name: chosen.images / median(values) for name, values in times.items()}
     print("| images | precision | threads | epoch, images/s | bare steps, images/s | ratio | evaluation, images/s |")
     print("|---|---|---|---|---|---|---|")
-    print(
-        f"| {chosen.images} | {chosen.precision} | {torch.get_num_threads()} | {rate['epoch']:.0f} | {rate['bare']:.0f} "
-        f"| {rate['epoch'] / rate['bare']:.3f} | {rate['evaluation']:.0f} |"
-    )
+    setting = f"| {chosen.images} | {chosen.precision} | {torch.get_num_threads()} "
+    ratio = rate["epoch"] / rate["bare"]
+    print(f"{setting}| {rate['epoch']:.0f} | {rate['bare']:.0f} | {ratio:.3f} | {rate['evaluation']:.0f} |")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from results.errors import UserError
 
+PRECISIONS = ("fp32", "bf16")
 DEVICES = "--device cpu, --device cuda or --device cuda:1"
 # glibc gives large buffers back to the system at every free, and fresh pages halve a convolution's speed.
 # mallopt's names for the two thresholds (malloc.h), and one that no buffer of ours reaches.

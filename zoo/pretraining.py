@@ -88,7 +88,8 @@ def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, k
     finally:
         for name in SCRATCH:
             (path.parent / name).unlink(missing_ok=True)
-    (path.parent / STATE).unlink(missing_ok=True)  # last: what failed before it can be tried again
+    for left in (path.parent / STATE, *path.parent.glob(".state.*")):  # the latter where a write was killed
+        left.unlink(missing_ok=True)  # last: what failed before it can be tried again
     return record
 
 

@@ -1,0 +1,69 @@
+"""Where a run computes."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from results.errors import UserError
+from zoo.device import PRECISIONS, autocast, pick, prepare
+from zoo.run import Method, Task
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A function that sets how many GPUs torch sees."""
+
+    def see(count):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+
+    return see
+
+
+def test_auto_is_the_gpu_where_there_is_one(gpus):
+    gpus(0)
+    assert pick("auto") == pick("cpu") == CPU
+    gpus(2)
+    assert pick("auto") == torch.device("cuda")
+    assert pick("cuda:1") == torch.device("cuda:1")
+    assert pick("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "told"),
+    [
+        (0, "cuda", "no CUDA device"),
+        (0, "cuda:1", "no CUDA device"),
+        (2, "cuda:2", "2 CUDA devices, and no cuda:2"),
+        (2, "gpu", "'gpu' is not a device"),
+        (2, "", "'' is not a device"),
+        (2, "cuda:x", "'cuda:x' is not a device"),
+        (2, "meta", "nothing here runs on the device 'meta'"),
+    ],
+)
+def test_a_device_that_is_not_there(gpus, count, name, told):
+    gpus(count)
+    with pytest.raises(UserError, match=told) as raised:
+        pick(name)
+    assert "--device" in raised.value.fix
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    try:
+        prepare(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_precisions():
+    assert all(get_args(get_type_hints(kind)["precision"]) == PRECISIONS for kind in (Method, Task))
+    layer, x = torch.nn.Linear(4, 4), torch.rand(2, 4)
+    with autocast(CPU, "fp32"):
+        assert layer(x).dtype == torch.float32
+    with autocast(CPU, "bf16"):
+        assert layer(x).dtype == torch.bfloat16

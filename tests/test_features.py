@@ -1,0 +1,185 @@
+"""Features are computed once, kept by what they are of, and there whole or not at all."""
+
+import dataclasses
+import errno
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import Toy, bench, random_checkpoint
+
+from probes.features import SMALL, load, pack, pool_to, unpack
+from results.errors import RunFailed, UserError
+from zoo.checkpoint import Checkpoint
+
+TOY = Toy()
+
+
+@pytest.fixture
+def held(tmp_path):
+    return bench(tmp_path, TOY)
+
+
+def kept(held):
+    """Everything in the cache, hidden files too."""
+    return sorted(path.name for path in held.cache.rglob("*") if path.is_file())
+
+
+def directly(held, split, layer, limit=None):
+    images = TOY.open(split, limit=limit)
+    view = held.view(images)
+    return pool_to(held.maps(view.tensors(images.pixels, torch.Generator()), [layer])[layer], SMALL).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 30), st.integers(1, 30), st.integers(64, 4096))
+def test_the_pool_is_the_largest_grid_with_so_many_features(channels, height, width, most):
+    fits = [side for side in range(1, min(height, width) + 1) if channels * side * side <= most]
+    side = max(fits, default=1)  # one value a channel is the least
+    found = pool_to(torch.empty((1, channels, height, width), device="meta"), most)
+    assert found.shape == (1, channels * side * side)
+
+
+def test_pooled_values_are_the_means_of_their_cells():
+    maps = torch.randn(3, 16, 8, 8)
+    expected = torch.stack(
+        [maps[:, :, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((2, 3)) for r in range(4) for c in range(4)], 2
+    )
+    torch.testing.assert_close(pool_to(maps, 16 * 16 + 15), expected.flatten(1))
+    assert torch.equal(pool_to(maps, 10**6), maps.flatten(1))
+
+
+def test_descriptors_pass_as_they_are():
+    rows = torch.randn(4, 5000)
+    assert pool_to(rows, SMALL) is rows
+
+
+def test_loaded_features_are_the_computed_ones(held):
+    found = load(held, "test", ["conv1", "conv5", "embedding"])
+    assert list(found) == ["conv1", "conv5", "embedding"]
+    for layer, rows in found.items():
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(rows, directly(held, "test", layer))
+    assert found["conv1"].shape == (24, 32 * math.isqrt(SMALL // 32) ** 2)
+    assert found["embedding"].shape == (24, 512)
+
+
+def test_they_are_read_only_maps_of_their_file(held):
+    rows = load(held, "test", ["conv5"])["conv5"]
+    assert isinstance(rows, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        rows[0] = 0
+
+
+def test_nothing_is_computed_twice(held, monkeypatch):
+    first = load(held, "train", ["conv2"])["conv2"].copy()
+    asked = []
+    maps = held.maps
+
+    def spied(pixels, layers):
+        asked.append(tuple(layers))
+        return maps(pixels, layers)
+
+    monkeypatch.setattr(held, "maps", spied)
+    again = load(held, "train", ["conv2", "conv4"])
+    assert set(asked) == {("conv4",)}  # only what is missing
+    monkeypatch.setattr(held, "maps", lambda pixels, layers: pytest.fail("computed again"))
+    np.testing.assert_array_equal(load(held, "train", ["conv2"])["conv2"], first)
+    np.testing.assert_array_equal(again["conv2"], first)
+
+
+def test_layers_do_not_change_each_other(tmp_path):
+    alone = load(bench(tmp_path / "alone", TOY), "test", ["conv3"])["conv3"]
+    among = load(bench(tmp_path / "among", TOY), "test", ["conv1", "conv3", "embedding"])["conv3"]
+    np.testing.assert_array_equal(alone, among)
+
+
+def test_another_anything_is_another_file(tmp_path):
+    usual = random_checkpoint("random-alexnet32@0")
+    turned = dataclasses.replace(usual.preprocessing, mean=(0.4,))
+    other = Checkpoint(**{**vars(usual), "preprocessing": turned})
+    benches = [
+        bench(tmp_path, TOY),
+        bench(tmp_path, TOY, "random-alexnet32@1"),
+        bench(tmp_path, TOY, other),
+        bench(tmp_path, TOY, limit=10),
+        bench(tmp_path, TOY, limit=11),
+        bench(tmp_path, TOY, precision="bf16"),
+        bench(tmp_path, Toy(seed=1)),
+    ]
+    for held in benches:
+        load(held, "test", ["conv5"])
+    assert len(kept(benches[0])) == len(benches)
+    load(benches[0], "train", ["conv5"])
+    load(benches[0], "test", ["conv4"])
+    load(benches[0], "merged", ["conv5"])
+    assert len(kept(benches[0])) == len(benches) + 3
+
+
+def test_a_limit_never_stands_for_the_whole(tmp_path):
+    assert load(bench(tmp_path, TOY, limit=10), "train", ["conv5"])["conv5"].shape[0] == 10
+    whole = bench(tmp_path, TOY)
+    np.testing.assert_array_equal(load(whole, "train", ["conv5"])["conv5"], directly(whole, "train", "conv5"))
+    np.testing.assert_array_equal(
+        load(bench(tmp_path, TOY, limit=10), "train", ["conv5"])["conv5"], directly(whole, "train", "conv5", 10)
+    )
+
+
+def test_merged_is_train_and_then_test(held):
+    both = load(held, "merged", ["conv5"])["conv5"]
+    parts = [directly(held, split, "conv5") for split in ("train", "test")]
+    np.testing.assert_allclose(both, np.concatenate(parts), rtol=1e-5, atol=1e-5)
+
+
+def test_features_that_are_no_numbers_fail_the_run_and_leave_nothing(held):
+    with torch.no_grad():
+        held.backbone.features[8].weight.fill_(math.nan)  # conv3's
+    with pytest.raises(RunFailed, match="not finite in conv3"):
+        load(held, "train", ["conv1", "conv3"])
+    assert kept(held) == []
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError, SystemExit])
+def test_an_interrupted_pass_leaves_nothing(held, monkeypatch, interruption):
+    monkeypatch.setattr("probes.features.BATCH", 16)
+    maps, calls = held.maps, []
+
+    def stopped(pixels, layers):
+        calls.append(layers)
+        if len(calls) == 3:
+            raise interruption
+        return maps(pixels, layers)
+
+    monkeypatch.setattr(held, "maps", stopped)
+    with pytest.raises(interruption):
+        load(held, "train", ["conv1", "conv2"])
+    assert kept(held) == []
+    assert load(held, "train", ["conv1"])["conv1"].shape[0] == 60
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve a file's room")
+def test_a_full_disk_is_said_before_the_pass(held, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="No space left"):
+        load(held, "train", ["conv5"])
+    assert kept(held) == []
+
+
+def test_a_cache_that_cannot_be_made_is_said(held, tmp_path):
+    (tmp_path / "features").write_text("a file")
+    with pytest.raises(UserError, match="cannot write"):
+        load(held, "train", ["conv5"])
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_correctness_survives_packing(flags):
+    correct = np.array(flags, dtype=bool)
+    assert unpack(pack(correct), len(flags)).tolist() == flags
+    assert len(pack(correct)) <= 4 * (len(flags) // 24 + 1)

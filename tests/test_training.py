@@ -1,0 +1,324 @@
+"""What methods train with: epochs that resume, a history, seeds, batches."""
+
+import errno
+import json
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from trainings import Tiny, files, untimed
+
+from results.errors import RunFailed, UserError
+from zoo.backbones import build
+from zoo.preprocessing import Preprocessing
+from zoo.training import LOG, STATE, Training, create_array, has_collapsed, linear_head, trainable
+from zoo.views import Centre
+
+HALVES = np.repeat([0, 1], [40, 24])  # an assignment of Tiny's 64 images
+
+
+@dataclass(frozen=True)
+class Settings:
+    backbone: str = "small_vgg"
+    sobel: bool = False
+    precision: str = "fp32"
+    seed: int = 0
+
+
+def training(folder, images=None, **settings):
+    dataset = Tiny()
+    return Training(
+        settings=Settings(**settings),
+        dataset=dataset,
+        images=images or dataset.open("train"),
+        preprocessing=Preprocessing(32, 32, 1, (0.25,), (0.5,)),
+        device=torch.device("cpu"),
+        directory=folder,
+        quiet=True,
+    )
+
+
+def learn(run, total, stop=None, **more):
+    """A linear model that learns noise drawn from the epoch's generator for `total` epochs; its parts."""
+    model = nn.Linear(3, 2)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    last: dict = {}
+    for epoch in run.epochs(total, model=model, optimizer=optimizer, last=last, **more):
+        if epoch == stop:
+            raise KeyboardInterrupt
+        with run.phase("training"):
+            loss = (model(torch.rand(4, 3)) - torch.rand(4, 2)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        last["loss"] = loss.detach()
+        run.log(epoch, loss.item(), np.roll(HALVES, epoch), 3)
+    return SimpleNamespace(model=model, optimizer=optimizer, last=last)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, stop):
+    whole = training(tmp_path / "whole")
+    wanted = learn(whole, 4)
+    with pytest.raises(KeyboardInterrupt):
+        learn(training(tmp_path / "torn"), 4, stop)
+    torch.rand(7)  # what happens to the global generator in between does not matter
+    run = training(tmp_path / "torn")
+    found = learn(run, 4)
+    assert torch.equal(found.model.weight, wanted.model.weight)
+    for group in ("state", "param_groups"):
+        assert str(found.optimizer.state_dict()[group]) == str(wanted.optimizer.state_dict()[group])
+    assert found.last == wanted.last
+    assert untimed(run.history) == untimed(whole.history)
+    assert np.array_equal(run.previous, whole.previous)
+
+
+def test_a_finished_run_has_no_epochs_left(tmp_path):
+    wanted = learn(training(tmp_path), 2).model.weight
+    run = training(tmp_path)
+    assert torch.equal(learn(run, 2, stop=0).model.weight, wanted)
+    assert len(run.history) == 2
+
+
+def test_every_epoch_is_seeded_by_its_number(tmp_path):
+    drawn = [torch.rand(3) for _ in training(tmp_path / "a").epochs(3)]
+    again = [torch.rand(3) for _ in training(tmp_path / "b").epochs(3)]
+    other = [torch.rand(3) for _ in training(tmp_path / "c", seed=1).epochs(3)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn, again))
+    assert not any(torch.equal(a, b) for a, b in zip(drawn, other))
+    assert len({tuple(values.tolist()) for values in drawn}) == 3
+
+
+def test_parts_with_a_state_of_their_own_are_saved_and_loaded(tmp_path):
+    part = SimpleNamespace(state_dict=lambda: {"x": torch.ones(2)})
+    learn(training(tmp_path), 1, part=part)
+    loaded = []
+    learn(training(tmp_path), 1, part=SimpleNamespace(load_state_dict=loaded.append))
+    assert torch.equal(loaded[0]["x"], torch.ones(2))
+
+
+def test_the_log_has_what_the_history_has(tmp_path):
+    run = training(tmp_path)
+    learn(run, 3)
+    assert [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()] == run.history
+    assert files(tmp_path) == [LOG, STATE]
+
+
+def test_an_entry_of_the_history(tmp_path):
+    run = training(tmp_path)
+    learn(run, 2)
+    first, second = run.history
+    scored = {"acc", "purity", "nmi_arithmetic", "nmi_geometric", "ami", "ari", "cluster_entropy", "empty_clusters"}
+    assert set(first) == scored | {"epoch", "loss", "nmi_previous", "cluster_sizes", "seconds", "collapsed"}
+    assert (first["epoch"], second["epoch"]) == (0, 1)
+    assert first["cluster_sizes"] == [40, 24, 0]
+    assert first["empty_clusters"] == 1
+    p, q = 40 / 64, 24 / 64
+    assert first["cluster_entropy"] == pytest.approx(-p * math.log(p) - q * math.log(q))
+    assert list(first["seconds"]) == ["training"]
+    assert first["nmi_previous"] is None
+    # by hand: HALVES against HALVES rolled by one. 39 images stay in 0, 23 in 1, one goes each way
+    joint = np.array([[39, 1], [1, 23]]) / 64
+    marginal = np.array([40, 24]) / 64
+    information = (joint * np.log(joint / np.outer(marginal, marginal))).sum()
+    assert second["nmi_previous"] == pytest.approx(information / first["cluster_entropy"])
+
+
+def test_without_labels_nothing_is_scored_against_them(tmp_path):
+    images = Tiny().open("train")
+    images.labels = None
+    run = training(tmp_path, images)
+    learn(run, 1)
+    assert "acc" not in run.history[0]
+    assert run.history[0]["empty_clusters"] == 1
+    assert run.history[0]["cluster_entropy"] > 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "collapsed"),
+    [
+        ([10], False),
+        ([10, 0], True),
+        ([7, 3], False),  # one of two always holds half
+        ([6, 3, 1], False),
+        ([7, 2, 1], True),
+        ([5, 2, 2, 1], False),
+        ([6, 2, 1, 1], True),
+        ([4, 4, 2, 0, 0, 0, 0], True),  # most are empty
+        ([2, 2, 2, 2, 2, 0, 0, 0, 0, 0], False),
+    ],
+)
+def test_a_collapse(sizes, collapsed):
+    assert has_collapsed(np.array(sizes)) is collapsed
+
+
+def test_a_collapse_is_said_aloud(tmp_path, capsys):
+    run = training(tmp_path)
+    run.quiet = False
+    for epoch in run.epochs(1):
+        run.log(epoch, 1.0, np.zeros(64, dtype=np.int64), 4)
+    said = capsys.readouterr().err
+    assert "collapse: 3 of 4 clusters are empty, the largest holds 100 % of the images" in said
+    assert run.history[0]["collapsed"] is True
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_leaves_the_state_before_it(tmp_path, loss):
+    learn(training(tmp_path), 2)
+    before = (tmp_path / STATE).read_bytes()
+    run = training(tmp_path)
+    epoch = next(run.epochs(3))
+    with pytest.raises(RunFailed, match=r"in epoch 2.*smaller --lr"):
+        run.log(epoch, loss, HALVES, 2)
+    assert (tmp_path / STATE).read_bytes() == before
+    assert len(run.history) == 2
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    model = nn.Linear(2, 2)
+    epochs = training(tmp_path).epochs(3, model=model)
+    assert [next(epochs), next(epochs)] == [0, 1]
+    model.bias.data[0] = math.inf
+    with pytest.raises(RunFailed, match=r"weights .* epoch 1"):
+        next(epochs)
+    kept = torch.load(tmp_path / STATE, weights_only=True)
+    assert kept["epoch"] == 1
+    assert kept["parts"]["model"]["bias"].isfinite().all()
+
+
+def tear(state):
+    return state[: len(state) // 2]
+
+
+@pytest.mark.parametrize("damage", [tear, lambda state: b"", lambda state: b"nothing of ours" * 100])
+def test_a_torn_state_is_named(tmp_path, damage):
+    learn(training(tmp_path), 2)
+    state = tmp_path / STATE
+    state.write_bytes(damage(state.read_bytes()))
+    with pytest.raises(UserError, match="--force") as raised:
+        learn(training(tmp_path), 3)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_a_state_of_other_parts_is_named(tmp_path):
+    for _ in training(tmp_path).epochs(1, model=nn.Linear(2, 2)):
+        pass
+    with pytest.raises(UserError, match="--force"):
+        list(training(tmp_path).epochs(2, model=nn.Linear(3, 2)))
+    with pytest.raises(UserError, match="--force"):
+        list(training(tmp_path).epochs(2, network=nn.Linear(2, 2)))
+
+
+def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
+    learn(training(tmp_path), 2)
+    before = (tmp_path / STATE).read_bytes()
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("results.files.sync", full)
+    with pytest.raises(UserError, match="No space left"):
+        learn(training(tmp_path), 3)
+    assert (tmp_path / STATE).read_bytes() == before
+    assert files(tmp_path) == [LOG, STATE]
+
+
+def test_a_hostile_state_is_not_executed(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"epoch": 1, "parts": Hostile()}, tmp_path / STATE)
+    with pytest.raises(UserError):
+        learn(training(tmp_path), 2)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_batches_are_normalised_and_in_order(tmp_path):
+    run = training(tmp_path)
+    order = np.arange(63, -1, -1)
+    seen = list(run.batches(Centre(32, 32), order, 24, "training", 0))
+    assert [len(ids) for ids, _ in seen] == [24, 24, 16]
+    assert np.array_equal(np.concatenate([ids for ids, _ in seen]), order)
+    x = torch.cat([x for _, x in seen])
+    pixels = run.images.pixels[torch.from_numpy(order)]
+    assert torch.allclose(x, (pixels / 255 - 0.25) / 0.5, atol=1e-6)
+    assert x.dtype == torch.float32
+
+
+def test_a_seed_for_each_purpose(tmp_path):
+    run, other = training(tmp_path), training(tmp_path, seed=1)
+    assert run.seed("a", 0) == run.seed("a", 0)
+    assert len({run.seed("a", 0), run.seed("a", 1), run.seed("b", 0), other.seed("a", 0)}) == 4
+
+
+def test_descriptors_are_float32_at_any_precision(tmp_path):
+    model = build("small_vgg", seed=0)
+    x = torch.rand(4, 1, 32, 32)
+    exact = training(tmp_path).embed(model, x)
+    rounded = training(tmp_path, precision="bf16").embed(model, x)
+    assert exact.dtype == rounded.dtype == torch.float32
+    assert torch.equal(exact, model.embed(x))
+    assert not torch.equal(exact, rounded)
+    assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.99
+
+
+def test_the_backbone_of_a_run_is_drawn_from_its_seed(tmp_path):
+    first, again = (training(tmp_path).build_backbone() for _ in range(2))
+    other = training(tmp_path, seed=1).build_backbone()
+    assert torch.equal(first.features[0].weight, again.features[0].weight)
+    assert not torch.equal(first.features[0].weight, other.features[0].weight)
+    assert first.features[4].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_sobel_filters_do_not_train():
+    model = build("alexnet32", sobel=True)
+    fixed = {id(p) for p in model.sobel.parameters()}
+    assert len(fixed) == 4
+    assert not fixed & {id(p) for p in trainable(model)}
+    assert len(trainable(model)) == len(list(model.parameters())) - 4
+
+
+def test_a_head_is_drawn_from_its_seed_alone():
+    state = torch.get_rng_state()
+    head = linear_head(512, 100, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert head.weight.shape == (100, 512)
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert abs(head.weight.mean().item()) < 2e-4
+    assert not head.bias.any()
+    assert torch.equal(head.weight, linear_head(512, 100, seed=3).weight)
+    assert not torch.equal(head.weight, linear_head(512, 100, seed=4).weight)
+
+
+def test_an_array_in_a_file(tmp_path):
+    array = create_array(tmp_path / "x.f32", (5, 3))
+    array[:] = np.arange(15).reshape(5, 3)
+    array.flush()
+    assert np.array_equal(np.fromfile(tmp_path / "x.f32", np.float32), np.arange(15))
+    assert create_array(tmp_path / "x.f32", (2, 3)).shape == (2, 3)
+    assert (tmp_path / "x.f32").stat().st_size == 24
+
+
+def test_an_array_too_large_for_the_disk_is_an_error_at_once(tmp_path, monkeypatch):
+    asked = []
+
+    def full(handle, offset, length):
+        asked.append((offset, length))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left"):
+        create_array(tmp_path / "x.f32", (1000, 10))
+    assert asked == [(0, 40000)]
+
+
+def test_an_array_where_space_cannot_be_reserved(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.posix_fallocate", raising=False)  # macOS
+    assert create_array(tmp_path / "x.f32", (5, 3)).shape == (5, 3)

@@ -1,0 +1,68 @@
+"""Small pretraining runs in a temporary folder, for the tests of pretraining."""
+
+import json
+import signal
+from unittest.mock import patch
+
+import numpy as np
+
+from results.store import Store
+from zoo.checkpoint import Checkpoint
+from zoo.datasets.digits import Digits
+from zoo.run import command, guarded
+
+SHORT = ("--epochs", "3", "--batch", "32")  # takes under a second on Tiny
+
+
+class Tiny(Digits):
+    """The first few of scikit-learn's digits."""
+
+    splits = {"train": 64, "test": 16}  # noqa: RUF012
+
+    def read(self, split):
+        return super().read(split).subset(np.arange(self.splits[split]))
+
+    def fingerprint(self, full=False):
+        return f"tiny {self.splits}"
+
+
+TINY = Tiny()
+
+
+def start(kind, folder, *words, dataset=None):
+    """The exit code of a method's command in this process, its records and runs in `folder`."""
+    places = ["--store", str(folder / "records"), "--runs", str(folder / "runs"), "--threads", "1", "--quiet"]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with patch("zoo.run.find", lambda name, data_dir: dataset or TINY):
+            return guarded(lambda: command(kind, [*places, *words]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def checkpoint(folder):
+    """The one checkpoint there is in `folder`."""
+    (path,) = folder.glob("runs/*/*.safetensors")
+    return Checkpoint.load(path)
+
+
+def record(folder):
+    """The one record there is in `folder`."""
+    (found,) = Store(folder / "records").records()
+    return found
+
+
+def log(folder):
+    """The epochs of the one run in `folder`, as its log has them."""
+    (path,) = folder.glob("runs/*/log.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def untimed(history):
+    """A history without the seconds, which no two runs share."""
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in history]
+
+
+def files(folder):
+    """Every file in `folder`, relative to it, hidden ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
