@@ -212,7 +212,7 @@ def report(part: Linear, found: Measured, choice: dict[str, Any], curve: list[fl
     best = int(np.argmax(curve))
     details = {
         **choice,
-        "best_epoch": {"epoch": best + 1, "top1": curve[best]},
+        "best_epoch": {"epoch": best + 1, "top1": curve[best]},  # of one crop, as is the next
         "top1_by_epoch": [round(value, 3) for value in curve],
         "correct": features.pack(found.correct[0]),
     }

@@ -27,11 +27,12 @@ from zoo.preprocessing import Preprocessing
 from zoo.tensors import Groups, content, flatten, mismatches, unflatten
 
 __all__ = [
-    *("REFERENCE", "RUNS", "Checkpoint", "Preprocessing"),
+    *("DEFAULT", "REFERENCE", "RUNS", "Checkpoint", "Preprocessing"),
     *("available", "describe", "main", "recipe", "resolve", "standard_preprocessing"),
 ]
 
 REFERENCE = ROOT / "zoo" / "reference"  # the small checkpoints in git
+DEFAULT = "reference"  # means the DeepCluster among them, whatever else was trained under its name
 RUNS = ROOT / "runs"
 RANDOM = re.compile(r"random-(?P<backbone>.+?)(?P<sobel>-sobel)?@(?P<seed>\d+)")
 LIST = "python -m pretrain lists the checkpoints"
@@ -137,10 +138,13 @@ def resolve(reference: str, runs: Path = RUNS) -> Checkpoint:
     """The checkpoint that a command's `--checkpoint` names.
 
     reference: a file, ours or released; NAME, in runs/*/ or zoo/reference/; NAME@key where a name has several
-    keys (a key's start will do); or random-<backbone>[-sobel]@<seed>. UserError if there is none, or several.
+    keys (a key's start will do); random-<backbone>[-sobel]@<seed>; or `reference`, the DeepCluster in
+    zoo/reference/. UserError if there is none, or several.
     """
     if reference.startswith("random-"):
         return draw(reference)
+    if reference == DEFAULT:
+        return Checkpoint.load(REFERENCE / "deepcluster-alexnet32-digits-s0.safetensors")
     path = Path(reference)
     if path.is_file():
         return read(path)

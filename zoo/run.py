@@ -29,11 +29,10 @@ from results.files import FIXES, ROOT, write_text
 from results.store import DEFAULT_STORE, Store
 from zoo import device as devices
 from zoo.backbones import channels_for, standard_preprocessing
-from zoo.checkpoint import Checkpoint, Preprocessing
+from zoo.checkpoint import DEFAULT, Checkpoint, Preprocessing
 from zoo.datasets import find
 from zoo.datasets.dataset import Dataset
 
-DEFAULT_CHECKPOINT = "deepcluster-alexnet32-digits-s0"  # the one in zoo/reference/, whatever was trained since
 ERROR = "error.txt"
 CONTINUES = "the same command, without --force, continues from what was saved"
 PLACES = ("--data-dir", "--store", "--runs", "--cache", "--out")  # flags whose value is a path of this machine
@@ -87,7 +86,7 @@ class MethodOptions(Options):
 
 @dataclass(frozen=True)
 class TaskOptions(Options):
-    checkpoint: str = DEFAULT_CHECKPOINT  # a name that `python -m pretrain` lists, a file, or random-alexnet32@0
+    checkpoint: str = DEFAULT  # a name that `python -m pretrain` lists, a file, random-alexnet32@0, or `reference`
     cache: Path | None = None  # where features are kept, to be read again; else cache/ in the clone
 
 

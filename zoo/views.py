@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Generator, Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from results.errors import UserError
 from zoo.jitter import jitter as jitter_colours
@@ -33,7 +32,7 @@ class View(ABC):
 
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """One image, to uint8 (…, C, h, w)."""
-        seen = self.tensors(pil_to_tensor(image)[None], generator)[0]
+        seen = self.tensors(to_tensor(image)[None], generator)[0]
         return seen if seen.dtype == torch.uint8 else seen.round().to(torch.uint8)
 
 
@@ -59,7 +58,7 @@ class ShorterSide(View):
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """See View.image."""
         height, width = self._sides(image.height, image.width)
-        return self.cut(pil_to_tensor(image.resize((width, height), BILINEAR))[None], generator)[0]
+        return self.cut(to_tensor(image.resize((width, height), BILINEAR))[None], generator)[0]
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         shorter = min(height, width)
@@ -132,7 +131,7 @@ class ResizedCrop(View):
         cut = image.crop((left, top, left + width, top + height)).resize((self.size, self.size), BILINEAR)
         if self.flip and draw_flips(1, generator):
             cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return pil_to_tensor(cut)
+        return to_tensor(cut)
 
     def boxes(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
         """(count, 4) long: top, left, height, width; the first of ten draws that fits, or the central one."""
@@ -216,7 +215,14 @@ class Stretch(View):
 
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """See View.image."""
-        return pil_to_tensor(image.resize((self.size, self.size), BILINEAR))
+        return to_tensor(image.resize((self.size, self.size), BILINEAR))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """The image as uint8 (C, H, W)."""
+    from torchvision.transforms.functional import pil_to_tensor  # here: the import takes a second of every command
+
+    return pil_to_tensor(image)
 
 
 def rotations(pixels: Tensor) -> Tensor:
