@@ -39,7 +39,7 @@ bench: install
 	@echo "records in $(BENCH)/records, tables in $(BENCH)/tables (md, csv, tex)"
 
 test: install-dev
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 
 lint: install-dev
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -40,7 +40,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def ending(command: Callable[[], int | None]) -> int:
     """Run a command; its exit code. The two errors become a message on stderr, without a traceback."""
     try:
-        return command() or 0
+        code = command() or 0
+        sys.stdout.flush()  # here, where a closed pipe is caught
+        return code
     except (UserError, RunFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,6 +1,14 @@
 """Records as runs would write them, for the tests of results."""
 
+from results.cells import checkpoint_stem, stem
+from results.declarations import TABLES
 from results.record import SCHEMA, Record, cell_key
+
+
+def declared_recipe(checkpoint):
+    """The recipe that a table wants of the checkpoint, or one of our own where none does."""
+    rows = [(row, table.columns[0]) for table in TABLES.values() for row in table.rows if row.recipe]
+    return {checkpoint_stem(*pair): pair[0].recipe for pair in rows}.get(stem(checkpoint), "0123456789ab")
 
 
 def probe(
@@ -15,13 +23,14 @@ def probe(
     dataset="digits",
     images="split",
     fingerprint="f" * 8,
-    recipe="0123456789ab",
+    recipe=None,
     epoch=60,
     sha256=None,
     precision="fp32",
 ):
     """A probe's record; the pretraining seed is the last digit of the checkpoint's name."""
     settings = {"layer": "conv1", "seed": 0, **(settings or {})}
+    recipe = recipe or declared_recipe(checkpoint)
     sha256 = sha256 or f"sha of {checkpoint} {recipe} {epoch}"
     return Record(
         schema=SCHEMA,

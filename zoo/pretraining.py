@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -14,7 +15,7 @@ from results.files import check_writable, write_bytes
 from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
 from zoo.backbones import channels_for
-from zoo.checkpoint import REFERENCE, Checkpoint, describe, recipe
+from zoo.checkpoint import REFERENCE, Checkpoint, describe
 from zoo.datasets.dataset import MERGED, Dataset
 from zoo.environment import environment
 from zoo.run import Method, MethodOptions, failure_noted, now, shown_path
@@ -122,25 +123,27 @@ def checkpoint_name(method: Method, dataset: Dataset) -> str:
     return "-".join([*parts, dataset.name.replace(":", "-").replace(os.sep, "-"), f"s{method.seed}"])
 
 
+def ingredients(method: Method, dataset: Dataset) -> dict[str, Any]:
+    """What a recipe is made of: method, backbone, data set, and settings without the seed."""
+    channels = channels_for(method.backbone, dataset.channels)
+    return {
+        "method": method.name.rpartition(".")[2],
+        "backbone": {"name": method.backbone, "channels": channels, "sobel": method.sobel},
+        "dataset": {"name": dataset.name, "protocol": method.images, "fingerprint": dataset.fingerprint()},
+        "settings": {field: value for field, value in asdict(method).items() if field != "seed"},
+    }
+
+
 def describe_run(
     method: Method, dataset: Dataset, run: Training, key: str, name: str, groups: dict, options: MethodOptions
 ) -> Checkpoint:
     """The checkpoint of a finished run."""
-    settings = {field: value for field, value in asdict(method).items() if field != "seed"}
-    channels = channels_for(method.backbone, dataset.channels)
-    backbone = {"name": method.backbone, "channels": channels, "sobel": method.sobel}
-    source = {"name": dataset.name, "protocol": method.images, "fingerprint": dataset.fingerprint()}
-    short = method.name.rpartition(".")[2]
     return Checkpoint(
+        **ingredients(method, dataset),
         name=name,
-        method=short,
-        backbone=backbone,
         preprocessing=run.preprocessing,
-        dataset=source,
         epoch=len(run.history),
-        settings=settings,
         seed=method.seed,
-        recipe=recipe(short, backbone, source, settings),
         limit=options.limit,
         key=key,
         source="trained here",
