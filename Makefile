@@ -34,7 +34,7 @@ bench: install
 	@rm -rf $(BENCH) && mkdir -p $(BENCH)
 	$(RUN) -m results --missing --tier digits --seeds 0 --store $(BENCH)/records --runs $(BENCH) > $(BENCH)/jobs.sh
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh -ex $(BENCH)/jobs.sh
-	$(RUN) -m results.tables digits_linear digits_knn digits_clustering \
+	$(RUN) -m results.tables digits_linear digits_knn digits_clustering --seeds 0 \
 		--store $(BENCH)/records --out $(BENCH)/tables --print
 	@echo "records in $(BENCH)/records, tables in $(BENCH)/tables (md, csv, tex)"
 
@@ -59,13 +59,14 @@ reference: install
 	$(RUN) -m pretrain.deepcluster --force --out zoo/reference/deepcluster-alexnet32-digits-s0.safetensors
 	$(RUN) -m pretrain.mmdc --force --out zoo/reference/mmdc-small_vgg-digits-s0.safetensors
 
-# Leave the machine to it: half an hour on two cores, 5 GB of memory.
+# Leave the machine to it: a quarter of an hour on two cores, 5 GB of memory.
 benchmarks: install
 	@mkdir -p benchmarks/results
 	$(RUN) -m benchmarks.mmdc_epoch > benchmarks/results/mmdc_epoch.md
 	$(RUN) -m benchmarks.whitening > benchmarks/results/whitening.md
 	$(RUN) -m benchmarks.linear_layers > benchmarks/results/linear_layers.md
-	$(RUN) -m benchmarks.linear_layers --jpegs 1000 > benchmarks/results/linear_layers_jpegs.md
+	$(RUN) -m benchmarks.linear_layers --backbone alexnet > benchmarks/results/linear_layers_alexnet.md
+	$(RUN) -m benchmarks.linear_layers --jpegs 400 > benchmarks/results/linear_layers_jpegs.md
 
 clean:
 	rm -rf cache runs/bench .pytest_cache .hypothesis .mypy_cache .ruff_cache

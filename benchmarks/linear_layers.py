@@ -1,7 +1,8 @@
 """What one pass for all layers saves: `probes.linear --layer all` against one run a layer, as a user types them.
 
-    python -m benchmarks.linear_layers                       digits: images in memory
-    python -m benchmarks.linear_layers --jpegs 1000          a generated folder of JPEGs, AlexNet at 224 px, 2 epochs
+    python -m benchmarks.linear_layers                       digits: images in memory, alexnet32 at 32 px
+    python -m benchmarks.linear_layers --backbone alexnet    the same, AlexNet at 224 px
+    python -m benchmarks.linear_layers --jpegs 400           a generated folder of JPEGs, AlexNet at 224 px, 2 epochs
 
 Each run is a process of its own with an empty store and cache. The ratio is the five runs' time over the one's.
 """
@@ -62,16 +63,17 @@ def timed(layer: str, words: list[str]) -> float:
 def main() -> None:
     """Time both ways and print one line of Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="alexnet32", help="of the random checkpoint that reads the digits")
     parser.add_argument("--jpegs", type=int, default=0, help="training images of the generated folder; 0: digits")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = ["--checkpoint", "random-alexnet32@0"]
+        words = ["--checkpoint", f"random-{chosen.backbone}@0"]
         if chosen.jpegs:
             write_jpegs(Path(folder), chosen.jpegs)
             words = ["--checkpoint", "random-alexnet-sobel@0", "--dataset", f"folder:{folder}", "--epochs", "2"]
         together = timed("all", words)
         single = {layer: timed(layer, words) for layer in LAYERS}
-    data = f"{chosen.jpegs} JPEGs" if chosen.jpegs else "digits"
+    data = f"{chosen.jpegs} JPEGs" if chosen.jpegs else f"digits, {chosen.backbone}"
     print("| data | processors | all layers, s | " + " | ".join(f"{layer}, s" for layer in LAYERS) + " | ratio |")
     print("|---" * (4 + len(LAYERS)) + "|")
     times = " | ".join(f"{value:.1f}" for value in single.values())

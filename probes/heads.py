@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MOMENTUM = 0.9
@@ -58,18 +59,18 @@ class Heads:
         """(B, R, C) of features (B, D)."""
         return torch.addmm(self.bias, x, self.weight.T).unflatten(1, (-1, self.classes))
 
+    def column(self, step: int, steps: int, device: torch.device) -> Tensor:
+        """The learning rate (R C,) of each row of the weights."""
+        rates = [self.schedule(rate, self.decay, step, steps) for rate in self.rates]
+        return torch.tensor(rates, device=device).repeat_interleave(self.classes)
+
     def step(self, x: Tensor, labels: Tensor, ids: Tensor, step: int, steps: int) -> None:
         """One step of each classifier on its mean cross-entropy. `ids`: which images the rows of x are."""
         error = torch.softmax(self.logits(x), 2)
-        error[torch.arange(len(x), device=x.device), :, labels] -= 1
+        error.sub_(F.one_hot(labels, self.classes)[:, None])
         error = error.flatten(1) / len(x)  # (B, R C): the gradient of the logits
-        if self.dual:
-            gradient = torch.zeros_like(self.weight)
-            gradient[:, ids] = error.T
-        else:
-            gradient = error.T @ x
-        rates = [self.schedule(rate, self.decay, step, steps) for rate in self.rates]
-        column = torch.tensor(rates, device=x.device).repeat_interleave(self.classes)
+        gradient = torch.zeros_like(self.weight).index_copy_(1, ids, error.T) if self.dual else error.T @ x
+        column = self.column(step, steps, x.device)
         pairs = ((self.weight, gradient, column[:, None]), (self.bias, error.sum(0), column))
         for (value, slope, rate), speed in zip(pairs, self.speeds):
             speed.mul_(MOMENTUM).add_(slope).add_(value, alpha=self.decay)

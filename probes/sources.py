@@ -14,6 +14,7 @@ from probes import features
 from zoo.evaluation import Evaluation
 from zoo.views import Centre, RandomCrop, TenCrop
 
+Rows = np.ndarray | Tensor  # of all images: on disk, or of a Gram matrix on the device
 Batch = tuple[Tensor, Tensor, dict[str, Tensor]]  # image ids (B,), labels (B,), features {layer: (B, d)}
 
 # AvgPool (kernel, stride, padding) of each AlexNet layer at 224 px, to about 9 600 features (deepcluster.md 2.1).
@@ -47,26 +48,26 @@ class Cached:
         self.device, self.classes = bench.device, len(bench.dataset.classes)
         self.labels = torch.from_numpy(bench.labels(train)).to(bench.device)
         self.test_labels = torch.from_numpy(bench.labels(test)).to(bench.device)
-        self.rows: dict[str, np.ndarray] = features.load(bench, train, layers)
-        self.test_rows: dict[str, np.ndarray] = features.load(bench, test, layers)
-        self.scale = {layer: moments(rows) for layer, rows in self.rows.items()}
-        self.dual = {layer: rows.shape[0] <= rows.shape[1] for layer, rows in self.rows.items()}
+        rows, test_rows = features.load(bench, train, layers), features.load(bench, test, layers)
+        self.rows: dict[str, Rows] = dict(rows)
+        self.test_rows: dict[str, Rows] = dict(test_rows)
+        self.scale = {layer: moments(rows[layer]) for layer in layers}
+        self.dual = {layer: len(rows[layer]) <= rows[layer].shape[1] for layer in layers}
         for layer in layers:
             if self.dual[layer]:  # fewer images than features: similarities say all there is (see heads.Heads)
-                x = self._standardise(layer, self.rows[layer])
-                self.test_rows[layer] = (self._standardise(layer, self.test_rows[layer]) @ x.T).cpu().numpy()
-                self.rows[layer] = (x @ x.T).cpu().numpy()
+                x = self._standardise(layer, rows[layer])
+                self.test_rows[layer] = self._standardise(layer, test_rows[layer]) @ x.T
+                self.rows[layer] = x @ x.T
         self.dims = {layer: rows.shape[1] for layer, rows in self.rows.items()}
 
     def _standardise(self, layer: str, rows: np.ndarray) -> Tensor:
         mean, scale = self.scale[layer]
         return (torch.from_numpy(np.array(rows)) - mean).mul_(scale).to(self.device)
 
-    def _features(self, table: dict[str, np.ndarray], ids: np.ndarray | slice) -> dict[str, Tensor]:
+    def _features(self, table: dict[str, Rows], ids: np.ndarray | slice) -> dict[str, Tensor]:
+        at = ids if isinstance(ids, slice) else torch.from_numpy(ids).to(self.device)
         return {
-            layer: torch.from_numpy(np.array(rows[ids])).to(self.device)
-            if self.dual[layer]
-            else self._standardise(layer, rows[ids])
+            layer: rows[at] if isinstance(rows, Tensor) else self._standardise(layer, rows[ids])
             for layer, rows in table.items()
         }
 

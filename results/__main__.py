@@ -44,11 +44,11 @@ def main(
         runs: the folder of runs: checkpoints made here, and what went wrong.
         missing: print only the commands that fill the gaps, one a line.
         tier: only the tables of this tier.
-        seeds: only the runs of these seeds.
+        seeds: of pretraining, with which a cell is complete; those that the tables declare where none is named.
     """
-    tables = choose(tier)
+    tables = choose(tier, seeds)
     records = Store(store).records()
-    found = [gap for table in tables for gap in gaps.find(table, records) if not seeds or gap.seed in seeds]
+    found = [gap for table in tables for gap in gaps.find(table, records)]
     if missing:
         print("".join(f"{line}\n" for line in gaps.commands(found, records, options(store, runs), runs)), end="")
         return 0
@@ -59,11 +59,12 @@ def main(
     return 0
 
 
-def choose(tier: str) -> list[Table]:
-    """The tables of a tier, or all; an unknown tier is a UserError."""
+def choose(tier: str, seeds: tuple[int, ...] = ()) -> list[Table]:
+    """The tables of a tier, or all, planned for `seeds` or for their own; an unknown tier is a UserError."""
     if tier and tier not in TIERS:
         raise UserError(f"no tier '{tier}'{did_you_mean(tier, TIERS)}", fix=f"--tier {' | '.join(TIERS)}")
-    return [table for table in TABLES.values() if tier in ("", table.tier)]
+    chosen = [table for table in TABLES.values() if tier in ("", table.tier)]
+    return [replace(table, seeds=seeds or table.seeds) for table in chosen]
 
 
 def stale(records: Sequence[Record]) -> list[Record]:

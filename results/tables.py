@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,7 @@ def main(
     out: Path = RENDERED,
     check: bool = False,
     show: Annotated[bool, tyro.conf.arg(name="print")] = False,
+    seeds: tuple[int, ...] = (),
 ) -> int:
     """Rebuild the tables from the records, as Markdown, csv and LaTeX.
 
@@ -86,8 +88,9 @@ def main(
         out: the folder the tables are written to.
         check: write nothing; exit 1 if a table that lies there differs from what the records give.
         show: print the tables.
+        seeds: of pretraining, with which a cell is complete; those that the tables declare where none is named.
     """
-    chosen = choose(names)
+    chosen = choose(names, seeds)
     records = Store(store).records()
     texts = {file: text for table in chosen for file, text in render(table, records, options(store)).items()}
     if show:
@@ -100,12 +103,13 @@ def main(
     return 0
 
 
-def choose(names: Iterable[str]) -> list[Table]:
-    """The tables of these names, or all; an unknown name is a UserError."""
+def choose(names: Iterable[str], seeds: tuple[int, ...] = ()) -> list[Table]:
+    """The tables of these names, or all, planned for `seeds` or for their own; an unknown name is a UserError."""
     for name in names:
         if name not in TABLES:
             raise UserError(f"no table '{name}'{did_you_mean(name, TABLES)}", fix=", ".join(TABLES))
-    return [TABLES[name] for name in names] or list(TABLES.values())
+    chosen = [TABLES[name] for name in names] or list(TABLES.values())
+    return [replace(table, seeds=seeds or table.seeds) for table in chosen]
 
 
 def options(store: Path, runs: Path = RUNS) -> list[str]:

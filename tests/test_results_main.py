@@ -245,3 +245,11 @@ def test_the_commands_of_gaps_are_understood(table):
             ]
             _, options = parse(kind, words)
             assert options.dataset in DATASETS
+
+
+def test_only_the_runs_of_the_seeds_that_are_asked_for_are_missing(missing):
+    lines = missing("--tier", "digits", "--seeds", "1")
+    assert lines[0] == "python -m pretrain.deepcluster --dataset digits --backbone alexnet32 --seeds 1"
+    checkpoints = {checkpoint_of(line) for line in lines if "probes." in line}
+    assert checkpoints
+    assert all(name.endswith(("-s1", "@1")) for name in checkpoints)

@@ -398,3 +398,11 @@ def test_a_mixture_exits_2_and_writes_nothing(tmp_path, store, capsys):
     assert run("--store", store.root, "--out", tmp_path / "out") == 2
     assert "checkpoint.epoch" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_planned_for_fewer_seeds_misses_fewer_runs(tmp_path, capsys):
+    assert run("digits_knn", "--store", tmp_path / "none", "--out", tmp_path / "out", "--seeds", "1", "--print") == 0
+    said = capsys.readouterr().out
+    assert "--checkpoint random-alexnet32@1" in said
+    assert "@0" not in said
+    assert "-s2" not in said
