@@ -81,6 +81,26 @@ def test_a_probe_prints_its_table(words, shown, places):
     assert last.endswith("nothing is recorded")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["probes.linear", "--layer", "conv3"],
+        ["probes.knn"],
+        ["probes.clustering", "--checkpoint", "mmdc-small_vgg-digits-s0", "--assignment", "head"],
+        ["pretrain.deepcluster"],
+        ["pretrain.mmdc"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_bare_command_finds_the_committed_record(words, tmp_path):
+    # --runs: a checkpoint that was trained here since would be another
+    done = shell(*words, "--runs", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "-digits-s0" in done.stdout
+    assert f"results/records/{words[0]}" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_record_is_made_and_found_again(typed, places):
     words = ["--checkpoint", RANDOM, "--layer", "conv5", "--k", "5"]
     first, again = typed(KNN, *words), typed(KNN, *words)
