@@ -66,7 +66,8 @@ benchmarks: install
 	$(RUN) -m benchmarks.whitening > benchmarks/results/whitening.md
 	$(RUN) -m benchmarks.linear_layers > benchmarks/results/linear_layers.md
 	$(RUN) -m benchmarks.linear_layers --backbone alexnet > benchmarks/results/linear_layers_alexnet.md
-	$(RUN) -m benchmarks.linear_layers --jpegs 400 > benchmarks/results/linear_layers_jpegs.md
+	$(RUN) -m benchmarks.linear_layers --jpegs 400 --epochs 10 > benchmarks/results/linear_layers_jpegs.md
+	$(RUN) -m benchmarks.linear_layers --jpegs 400 --epochs 2 --backbone alexnet-sobel > benchmarks/results/linear_layers_jpegs_alexnet.md
 
 clean:
 	rm -rf cache runs/bench .pytest_cache .hypothesis .mypy_cache .ruff_cache

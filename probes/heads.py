@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 MOMENTUM = 0.9
@@ -50,28 +49,25 @@ class Heads:
         start = torch.zeros(classes, dim + 1)
         if generator is not None:
             start.uniform_(-bound, bound, generator=generator)
-        self.classes = classes
-        self.weight = start[:, :dim].repeat(len(rates), 1).to(device)  # (R C, D)
-        self.bias = start[:, dim].repeat(len(rates)).to(device)  # (R C,)
-        self.speeds = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+        self.values = start.repeat(len(rates), 1, 1).to(device)  # (R, C, D + 1): a classifier's weights and its bias
+        self.speeds = torch.zeros_like(self.values)
+        self.targets = torch.eye(classes, device=device)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(B, R, C) of features (B, D)."""
-        return torch.addmm(self.bias, x, self.weight.T).unflatten(1, (-1, self.classes))
-
-    def column(self, step: int, steps: int, device: torch.device) -> Tensor:
-        """The learning rate (R C,) of each row of the weights."""
-        rates = [self.schedule(rate, self.decay, step, steps) for rate in self.rates]
-        return torch.tensor(rates, device=device).repeat_interleave(self.classes)
+        """(R, C, B) of features (B, D): images last, where softmax and sums over classes are fastest."""
+        rows = self.values.flatten(0, 1)
+        return torch.addmm(rows[:, -1:], rows[:, :-1], x.T).unflatten(0, self.values.shape[:2])
 
     def step(self, x: Tensor, labels: Tensor, ids: Tensor, step: int, steps: int) -> None:
         """One step of each classifier on its mean cross-entropy. `ids`: which images the rows of x are."""
-        error = torch.softmax(self.logits(x), 2)
-        error.sub_(F.one_hot(labels, self.classes)[:, None])
-        error = error.flatten(1) / len(x)  # (B, R C): the gradient of the logits
-        gradient = torch.zeros_like(self.weight).index_copy_(1, ids, error.T) if self.dual else error.T @ x
-        column = self.column(step, steps, x.device)
-        pairs = ((self.weight, gradient, column[:, None]), (self.bias, error.sum(0), column))
-        for (value, slope, rate), speed in zip(pairs, self.speeds):
-            speed.mul_(MOMENTUM).add_(slope).add_(value, alpha=self.decay)
-            value.sub_(rate * speed)
+        error = torch.softmax(self.logits(x), 1)
+        error -= self.targets.index_select(1, labels)
+        error /= len(x)  # (R, C, B): the gradient of the logits
+        self.speeds.mul_(MOMENTUM).add_(self.values, alpha=self.decay)
+        if self.dual:
+            self.speeds.index_add_(2, ids, error)
+        else:
+            self.speeds.flatten(0, 1)[:, :-1].addmm_(error.flatten(0, 1), x)
+        self.speeds[:, :, -1] += error.sum(2)
+        rates = [-self.schedule(rate, self.decay, step, steps) for rate in self.rates]
+        self.values.addcmul_(self.speeds, torch.tensor(rates, device=x.device)[:, None, None])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -26,12 +27,14 @@ from probes.sources import Cached, Online, Source
 from results.errors import RunFailed, UserError
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset
+from zoo.device import side_by_side
 from zoo.evaluation import Evaluation
 from zoo.run import Outcome, Task, main
 from zoo.seeds import derive, generator, numpy_generator
 
 BATCH = 256
 HELD_OUT = 0.1  # share of train on which the learning rate is chosen
+LIGHT = 1 << 25  # multiply-adds of a step's largest product, below which more threads make it no faster
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,24 @@ class Linear(Task):
 
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         layers = [part.layer for part in parts]
-        source = (Cached if self.protocol == "small" else Online)(bench, layers, self.protocol)
+        if self.protocol != "small":
+            yield from self.probe(parts, Online(bench, layers, self.protocol))
+            return
+        features.load(bench, bench.dataset.evaluation, layers)  # here, so that all layers are of one pass
+        rows = features.load(bench, bench.dataset.training, layers)
+        outputs = len(PROTOCOLS[self.protocol].rates) * len(bench.dataset.classes)
+        light = [part for part in parts if BATCH * min(rows[part.layer].shape) * outputs < LIGHT]
+        heavy = [part for part in parts if part not in light]
+
+        def work(part: Self) -> list[Outcome]:
+            return list(self.probe([part], Cached(bench, part.layer)))
+
+        for found in chain(side_by_side(work, light, bench.device), map(work, heavy)):
+            yield from found
+
+    def probe(self, parts: Sequence[Self], source: Source) -> Iterator[Outcome]:
+        """The outcomes of the layers of a source."""
+        layers = [part.layer for part in parts]
         count = len(source.labels)
         held, kept = split_off(count, self.seed)
         grid = dict.fromkeys(layers, PROTOCOLS[self.protocol].rates)
@@ -174,19 +194,19 @@ def measure(heads: dict[str, Heads], batches: Iterable[tuple[Tensor, dict[str, T
     for labels, x in batches:
         for layer, head in heads.items():
             rows = x[layer]
-            each = torch.log_softmax(head.logits(rows.flatten(0, 1)), 2).unflatten(0, rows.shape[:2])
-            mean = each.logsumexp(1) - math.log(rows.shape[1])  # (B, R, C)
-            own = mean.gather(2, labels[:, None, None].expand(-1, mean.shape[1], 1))  # (B, R, 1)
+            each = torch.log_softmax(head.logits(rows.flatten(0, 1)), 1).unflatten(2, rows.shape[:2])
+            mean = each.logsumexp(3) - math.log(rows.shape[1])  # (R, C, B)
+            own = mean.gather(1, labels.expand(len(mean), 1, -1))  # (R, 1, B)
             # A class that is no number, or ties with the true one, ranks before it: nothing is right by accident.
-            rank = (~(mean < own)).sum(2) - 1
-            seen[layer].append(torch.stack([rank.float(), -own.squeeze(2)]))
-    return {layer: _measured(torch.cat(parts, 1)) for layer, parts in seen.items()}
+            rank = (~(mean < own)).sum(1) - 1
+            seen[layer].append(torch.stack([rank.float(), -own.squeeze(1)]))
+    return {layer: _measured(torch.cat(parts, 2)) for layer, parts in seen.items()}
 
 
 def _measured(found: Tensor) -> Measured:
-    rank, loss = found.cpu()  # each (N, R)
-    top1, top5 = 100 * (rank < 1).double().mean(0), 100 * (rank < 5).double().mean(0)
-    return Measured(top1.tolist(), top5.tolist(), loss.double().mean(0).tolist(), (rank < 1).T.numpy())
+    rank, loss = found.cpu()  # each (R, N)
+    top1, top5 = 100 * (rank < 1).double().mean(1), 100 * (rank < 5).double().mean(1)
+    return Measured(top1.tolist(), top5.tolist(), loss.double().mean(1).tolist(), (rank < 1).numpy())
 
 
 def choose(found: dict[str, Measured], grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:

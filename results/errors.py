@@ -14,7 +14,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, happened: str, looked: str = "", fix: str = "") -> None:
-        super().__init__(happened, looked, fix)  # all three, so that the error survives pickling (workers)
+        super().__init__(happened, looked, fix)  # all three, so that the error survives pickling
         self.happened = happened
         self.looked = looked
         self.fix = fix

@@ -1,12 +1,13 @@
 """Where a run computes."""
 
+from threading import Barrier
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 from results.errors import UserError
-from zoo.device import PRECISIONS, autocast, pick, prepare
+from zoo.device import PRECISIONS, autocast, pick, prepare, side_by_side
 from zoo.run import Method, Task
 
 CPU = torch.device("cpu")
@@ -49,6 +50,45 @@ def test_a_device_that_is_not_there(gpus, count, name, told):
     with pytest.raises(UserError, match=told) as raised:
         pick(name)
     assert "--device" in raised.value.fix
+
+
+@pytest.fixture
+def threads():
+    """A function that sets torch's threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_items_meet_side_by_side_each_on_one_thread(threads):
+    threads(3)
+    meeting = Barrier(3, timeout=60)  # breaks unless three are there at once
+
+    def work(item):
+        meeting.wait()
+        return item, torch.get_num_threads()
+
+    assert list(side_by_side(work, range(6), CPU)) == [(item, 1) for item in range(6)]
+    assert torch.get_num_threads() == 3
+    assert list(side_by_side(lambda item: torch.get_num_threads(), range(2), torch.device("meta"))) == [3, 3]
+
+
+def test_work_that_fails_ends_the_rest(threads):
+    threads(2)
+    done = []
+
+    def work(item):
+        if item == 1:
+            raise UserError("broken")
+        done.append(item)
+        return item
+
+    found = side_by_side(work, range(1000), CPU)
+    assert next(found) == 0
+    with pytest.raises(UserError, match="broken"):
+        next(found)
+    assert len(done) < 999
+    assert torch.get_num_threads() == 2
 
 
 def test_threads():

@@ -23,7 +23,7 @@ def test_a_user_error_leaves_out_what_is_absent(parts, text):
     assert str(UserError(*parts)) == text
 
 
-def test_a_user_error_survives_a_worker_process():
+def test_a_user_error_survives_pickling():
     error = pickle.loads(pickle.dumps(UserError("broken image", "folder", "remove it")))
     assert (error.happened, error.looked, error.fix) == ("broken image", "folder", "remove it")
 

@@ -37,11 +37,10 @@ def orders(count, batch, epochs):
 
 def by_torch(head, at, x, labels, batches, schedule):
     """The classifier of rate number `at`, trained by torch.optim.SGD from the same start."""
-    classes = head.classes
-    linear = nn.Linear(x.shape[1], classes)
+    linear = nn.Linear(x.shape[1], head.values.shape[1])
     with torch.no_grad():
-        linear.weight.copy_(head.weight.unflatten(0, (-1, classes))[at])
-        linear.bias.copy_(head.bias.unflatten(0, (-1, classes))[at])
+        linear.weight.copy_(head.values[at, :, :-1])
+        linear.bias.copy_(head.values[at, :, -1])
     optimizer = torch.optim.SGD(linear.parameters(), lr=1.0, momentum=0.9, weight_decay=DECAY)
     for step, ids in enumerate(batches):
         optimizer.param_groups[0]["lr"] = schedule(head.rates[at], DECAY, step, len(batches))
@@ -66,9 +65,8 @@ def test_each_rate_is_trained_as_by_torch(schedule, dim, classes, count, batch):
     expected = [by_torch(head, at, x, labels, batches, schedule) for at in range(len(RATES))]
     trained(head, x, labels, batches)
     for at, linear in enumerate(expected):
-        weight = head.weight.unflatten(0, (-1, classes))[at]
-        torch.testing.assert_close(weight, linear.weight.detach(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(head.logits(x)[:, at], linear(x).detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(head.values[at, :, :-1], linear.weight.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(head.logits(x)[at].T, linear(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 @SCHEDULES
@@ -77,8 +75,8 @@ def test_training_on_the_gram_matrix_is_training_on_the_features(schedule):
     batches = orders(20, 6, epochs=10)
     primal = trained(started(50, 4, schedule=schedule, seed=None), x, labels, batches)
     dual = trained(started(20, 4, schedule=schedule, seed=None, dual=True), x @ x.T, labels, batches)
-    torch.testing.assert_close(dual.weight @ x, primal.weight, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(dual.bias, primal.bias, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dual.values[:, :, :-1] @ x, primal.values[:, :, :-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dual.values[:, :, -1], primal.values[:, :, -1], rtol=1e-4, atol=1e-4)
     for rows in (x, unseen):
         torch.testing.assert_close(dual.logits(rows @ x.T), primal.logits(rows), rtol=1e-3, atol=1e-3)
 
@@ -90,35 +88,34 @@ def test_a_rate_that_diverges_leaves_its_neighbours_alone(dual):
     dim = rows.shape[1]
     both = trained(started(dim, 3, (0.1, 1e30, 0.03), inverse_sqrt, seed=None, dual=dual), rows, labels, batches)
     found = both.logits(rows)
-    assert not found[:, 1].isfinite().all()
+    assert not found[1].isfinite().all()
     for at, rate in ((0, 0.1), (2, 0.03)):
         alone = trained(started(dim, 3, (rate,), inverse_sqrt, seed=None, dual=dual), rows, labels, batches)
-        assert found[:, at].isfinite().all()
-        torch.testing.assert_close(found[:, at], alone.logits(rows)[:, 0], rtol=1e-5, atol=1e-5)
+        assert found[at].isfinite().all()
+        torch.testing.assert_close(found[at], alone.logits(rows)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_the_start_is_torchs_default_and_the_same_for_every_rate():
     head = started(100, 7)
-    weight, bias = head.weight.unflatten(0, (3, 7)), head.bias.unflatten(0, (3, 7))
-    assert (weight == weight[0]).all()
-    assert (bias == bias[0]).all()
-    assert 0.09 < weight.abs().max() <= 0.1  # torch: uniform within 1 / sqrt(dim)
-    assert weight.unique().numel() > 600
-    assert (started(100, 7).weight == head.weight).all()
-    assert (started(100, 7, seed=1).weight != head.weight).any()
-    assert not started(100, 7, seed=None).weight.any()
+    assert head.values.shape == (3, 7, 101)
+    assert (head.values == head.values[0]).all()
+    assert 0.09 < head.values.abs().max() <= 0.1  # torch: uniform within 1 / sqrt(dim)
+    assert head.values.unique().numel() > 600
+    assert (started(100, 7).values == head.values).all()
+    assert (started(100, 7, seed=1).values != head.values).any()
+    assert not started(100, 7, seed=None).values.any()
 
 
-def test_logits_are_by_image_rate_and_class():
+def test_logits_are_by_rate_class_and_image():
     head, x = started(4, 3), draw(5, 4)
     found = head.logits(x)
-    assert found.shape == (5, 3, 3)
-    weight, bias = head.weight.reshape(3, 3, 4), head.bias.reshape(3, 3)
-    for image in range(5):
-        for rate in range(3):
-            for number in range(3):
-                expected = (weight[rate, number] * x[image]).sum() + bias[rate, number]
-                assert found[image, rate, number].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert found.shape == (3, 3, 5)
+    for rate in range(3):
+        for number in range(3):
+            *weight, bias = head.values[rate, number].tolist()
+            for image in range(5):
+                expected = sum(one * other for one, other in zip(weight, x[image].tolist())) + bias
+                assert found[rate, number, image].item() == pytest.approx(expected, abs=1e-6)
 
 
 @given(st.floats(1e-4, 1), st.integers(1, 1000))

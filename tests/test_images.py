@@ -8,8 +8,9 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from results.errors import UserError
+from zoo.datasets import images as module
 from zoo.datasets.digits import Digits
-from zoo.datasets.images import ArrayImages, FileImages, read_rgb
+from zoo.datasets.images import ArrayImages, FileImages, ahead, read_rgb
 from zoo.seeds import generator
 from zoo.views import Centre, CropRotate, RandomCrop, ResizedCrop, Stretch, TenCrop
 
@@ -139,6 +140,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
     with pytest.raises(UserError, match=f"cannot read the image {name}: .") as caught:
         read_rgb(tmp_path / name)
     assert caught.value.looked == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_workers_keep_the_order_and_do_not_run_far_ahead(workers, monkeypatch):
+    monkeypatch.setattr(module, "WAITING", 5)
+    made = []
+
+    def work(at):
+        made.append(at)
+        return torch.tensor(at)
+
+    for at, found in enumerate(ahead(work, 40, workers)):
+        assert found == at
+        assert len(made) <= at + 1 + (5 if workers else 0)
+    assert sorted(made) == list(range(40))
+
+
+def test_workers_stop_when_nobody_reads_on(monkeypatch):
+    monkeypatch.setattr(module, "WAITING", 5)
+    made = []
+    found = ahead(lambda at: made.append(at) or torch.tensor(at), 1000, 2)
+    assert next(found) == 0
+    found.close()
+    assert len(made) <= 6
 
 
 @pytest.mark.parametrize("workers", [0, 2])

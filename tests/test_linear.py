@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import Toy, bench, photographs, random_checkpoint
 
-from probes import linear
+from probes import features, linear
 from probes.features import unpack
 from probes.heads import Heads, cosine
 from probes.linear import BATCH, PROTOCOLS, Linear, Measured, choose, measure, report, split_off
@@ -34,17 +34,51 @@ def folder(tmp_path_factory):
 # What rides along
 
 
-@pytest.mark.parametrize("limit", [40, 300])
-def test_small_all_is_each_layer_bit_for_bit(tmp_path, limit):
-    """With 40 images on similarities between them, with 300 on some layers' features themselves."""
+FEATURES = pytest.mark.parametrize("most", [4096, 100])  # more than there are images, and fewer
+
+
+@FEATURES
+def test_small_all_is_each_layer_bit_for_bit(tmp_path, monkeypatch, most):
+    """On similarities between images, and on the features themselves."""
+    monkeypatch.setattr(features, "SMALL", most)
     digits = Digits()
     settings = dict(layer="all", epochs=3)
-    together = outcomes(bench(tmp_path / "all", digits, "random-small_vgg@0", limit), **settings)
+    together = outcomes(bench(tmp_path / "all", digits, "random-small_vgg@0", 150), **settings)
     assert list(together) == ["conv1", "conv2", "conv3", "conv4"]
     for layer in ("conv1", "conv3"):
-        held = bench(tmp_path / layer, digits, "random-small_vgg@0", limit)
+        held = bench(tmp_path / layer, digits, "random-small_vgg@0", 150)
+        assert Cached(held, layer).dual == {layer: most > 150}
         alone = outcomes(held, **{**settings, "layer": layer})[layer]
         assert (alone.metrics, alone.details) == (together[layer].metrics, together[layer].details)
+
+
+@FEATURES
+def test_light_layers_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(features, "SMALL", most)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            held = bench(tmp_path, Digits(), "random-small_vgg@0", 150)  # one cache: features do depend on it
+            found.append(outcomes(held, layer="all", epochs=3))
+    finally:
+        torch.set_num_threads(before)
+    for layer, outcome in found[0].items():
+        assert (outcome.metrics, outcome.details) == (found[1][layer].metrics, found[1][layer].details)
+
+
+def test_heavy_layers_are_trained_one_by_one_with_all_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "SMALL", 100)
+    held = bench(tmp_path, Digits(), "random-small_vgg@0", 150)
+    settings = dict(layer="all", epochs=3)
+    light, shared = outcomes(held, **settings), []
+    monkeypatch.setattr(linear, "side_by_side", lambda work, parts, device: shared.extend(parts) or map(work, parts))
+    monkeypatch.setattr(linear, "LIGHT", BATCH * 100 * 10 * 6)  # of a hundred features, ten classes, six rates
+    heavy = outcomes(held, **settings)
+    assert [part.layer for part in shared] == [layer for layer in light if Cached(held, layer).dims[layer] < 100]
+    assert 0 < len(shared) < len(light) == len(heavy)
+    for layer in light:
+        assert heavy[layer].metrics["top1"] == pytest.approx(light[layer].metrics["top1"], abs=1)
 
 
 def test_generic_all_is_each_layer_bit_for_bit_with_any_workers(tmp_path, folder):
@@ -180,13 +214,13 @@ def test_the_learning_rate_follows_the_schedule_to_the_last_step(tmp_path, monke
 
 
 class Fixed:
-    """Heads whose logits (B, R, C) are the features."""
+    """Heads whose logits are the features, (B, R C)."""
 
     def __init__(self, classes):
         self.classes = classes
 
     def logits(self, x):
-        return x.unflatten(1, (-1, self.classes))
+        return x.T.unflatten(0, (-1, self.classes))
 
 
 def by_hand(logits, labels, top):

@@ -96,7 +96,7 @@ def gather(batches):
 
 def test_cached_features_are_standardised_by_train(tables, tmp_path):
     held = bench(tmp_path, Toy())
-    source = Cached(held, ["thin"], "small")
+    source = Cached(held, "thin")
     assert (source.dims, source.dual, source.classes) == ({"thin": 6}, {"thin": False}, 3)
     labels, x = gather(source.test(7, crops=1))
     assert labels.tolist() == held.labels("test").tolist()
@@ -110,9 +110,8 @@ def test_cached_features_are_standardised_by_train(tables, tmp_path):
 
 
 def test_fewer_images_than_features_give_similarities(tables, tmp_path):
-    source = Cached(bench(tmp_path, Toy()), ["wide", "thin"], "small")
-    assert source.dual == {"wide": True, "thin": False}
-    assert source.dims == {"wide": 60, "thin": 6}
+    source = Cached(bench(tmp_path, Toy()), "wide")
+    assert (source.dual, source.dims) == ({"wide": True}, {"wide": 60})
     train = standardised(tables, "train", "wide")
     _, x = gather(source.plain(np.arange(60), 16))
     np.testing.assert_allclose(x["wide"][:, 0], train @ train.T, atol=1e-3)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 
 from results.errors import UserError
 
 PRECISIONS = ("fp32", "bf16")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 DEVICES = "--device cpu, --device cuda or --device cuda:1"
 # glibc gives large buffers back to the system at every free, and fresh pages halve a convolution's speed.
 # mallopt's names for the two thresholds (malloc.h), and one that no buffer of ours reaches.
@@ -51,3 +56,21 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: torch.device) -> Iterator[Result]:
+    """work(item) for each item, in their order; on the CPU as many at once as there are threads, each on one.
+
+    For work of steps too small to share: items use more processors, and a result does not depend on their number.
+    """
+    if device.type != "cpu":
+        yield from map(work, items)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of every thread of the process
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)

@@ -81,7 +81,8 @@ class Evaluation:
         """Digest of every weight and statistic of the backbone: what is frozen must not move."""
         digest = hashlib.sha256()
         for name, tensor in self.backbone.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().ravel())
         return digest.hexdigest()
 
 

@@ -51,7 +51,7 @@ class Options:
     runs: Path | None = None  # where checkpoints, logs and states are kept; else runs/ in the clone
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     threads: int = 0  # 0: all processors
-    workers: int = 2  # processes that decode image files
+    workers: int = 2  # threads that decode image files
     limit: int | None = None  # a smoke run on this many images: prints its numbers and records none
     force: Flag = False  # run again what is recorded
     dry_run: Flag = False  # say what would run, and why, and stop

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,14 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from results.errors import UserError
 from zoo.seeds import generator
 from zoo.views import Stretch, View
 
 Batch = tuple[np.ndarray, Tensor]
+WAITING = 512  # decoded images that wait for the network: 77 MB at 224 px
 
 
 class Images(ABC):
@@ -144,46 +146,43 @@ class FileImages(Images):
         device: str | torch.device = "cpu",
         workers: int = 0,
     ) -> Iterator[Batch]:
-        """See Images.batches: one view call per image, in `workers` processes of one thread each."""
-        loader: DataLoader = DataLoader(
-            Decoded(self, order, view, seed),
-            batch_size=batch,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.device(device).type == "cuda",
-            generator=torch.Generator(),  # its own: the loader would draw from the global one
-        )
-        for number, pixels in enumerate(loader):
-            if isinstance(pixels, UserError):
-                raise pixels
-            yield order[number * batch : (number + 1) * batch], pixels.to(device, non_blocking=True)
+        """See Images.batches: one view call per image, in `workers` threads beside the caller's."""
+        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), len(order), workers)
+        pinned = torch.device(device).type == "cuda"
+        for start in range(0, len(order), batch):
+            ids = order[start : start + batch]
+            pixels = torch.stack(list(islice(seen, len(ids))))
+            yield ids, (pixels.pin_memory() if pinned else pixels).to(device, non_blocking=True)
 
-
-class Decoded(TorchDataset):
-    """The views of the images in `order`, by position, for a DataLoader."""
-
-    def __init__(self, images: FileImages, order: np.ndarray, view: View, seed: int) -> None:
-        self.images = images
-        self.order = order
-        self.view = view
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> Tensor | UserError:
-        # An error is handed over as a value: raised in a worker, its message would be a traceback.
-        path = self.images.path(int(self.order[position]))
+    def see(self, number: int, view: View, draws: torch.Generator) -> Tensor:
+        """One image through a view. UserError naming the file if it cannot be."""
+        path = self.path(number)
         try:
-            return self.view.image(read_rgb(path), generator(self.seed, position))
+            return view.image(read_rgb(path), draws)
         except UserError as error:
-            return error if error.looked else UserError(error.happened, str(path), error.fix)
+            raise error if error.looked else UserError(error.happened, str(path), error.fix) from error
 
 
-def collate(views: list[Tensor | UserError]) -> Tensor | UserError:
-    """The batch (B, …), or the first error in it."""
-    errors = [view for view in views if isinstance(view, UserError)]
-    return errors[0] if errors else torch.stack([view for view in views if isinstance(view, Tensor)])
+def ahead(work: Callable[[int], Tensor], count: int, workers: int) -> Iterator[Tensor]:
+    """work(0), work(1), … in this order, made by `workers` threads that run up to WAITING results ahead.
+
+    Threads, not processes: decoders let go of Python's lock, while every fork would make the whole memory of a
+    process that computes copy itself, page by page. 0 workers: made when asked for.
+    """
+    if not workers:
+        yield from map(work, range(count))
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting: deque[Future[Tensor]] = deque()
+        for at in range(count):
+            waiting.append(pool.submit(work, at))
+            if len(waiting) > WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_rgb(path: Path) -> Image.Image:
