@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trainings import TINY, Tiny, checkpoint, files, log, start
+from trainings import Tiny, checkpoint, files, log, start, training
 
 import pretrain.deepcluster as module
 from pretrain.deepcluster import DeepCluster, compute_descriptors
@@ -15,7 +15,7 @@ from zoo.backbones import build
 from zoo.checkpoint import Checkpoint
 from zoo.clustering import sampling
 from zoo.seeds import numpy_generator
-from zoo.training import Training, linear_head, trainable
+from zoo.training import linear_head, trainable
 from zoo.views import ResizedCrop
 
 WORDS = ("--k", "8", "--epochs", "2", "--batch", "32")
@@ -30,17 +30,9 @@ class Constant(Tiny):
         return images
 
 
-def training(folder, **settings):
+def started(folder, **settings):
     method = DeepCluster(**{"k": 8, "epochs": 2, "batch": 24, **settings})
-    return method, Training(
-        settings=method,
-        dataset=TINY,
-        images=TINY.open("train"),
-        preprocessing=method.preprocessing(TINY),
-        device=torch.device("cpu"),
-        directory=folder,
-        quiet=True,
-    )
+    return method, training(method, folder)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "sobel"])
@@ -93,7 +85,7 @@ def test_the_clustering_saved_is_the_last_epoch_s(folder):
 
 
 def test_the_first_descriptors_are_a_plain_random_network_s(tmp_path):
-    _, run = training(tmp_path)
+    _, run = started(tmp_path)
     model = run.build_backbone()
     found = compute_descriptors(model, run)
     plain = build("alexnet32", seed=0)
@@ -112,7 +104,7 @@ def test_the_first_descriptors_are_a_plain_random_network_s(tmp_path):
 
 
 def test_descriptors_leave_the_network_as_it_was(tmp_path):
-    _, run = training(tmp_path)
+    _, run = started(tmp_path)
     model = run.build_backbone()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = compute_descriptors(model, run).copy()
@@ -121,7 +113,7 @@ def test_descriptors_leave_the_network_as_it_was(tmp_path):
 
 
 def test_descriptors_are_whitened_and_of_length_1(tmp_path):
-    method, run = training(tmp_path, pca=16)
+    method, run = started(tmp_path, pca=16)
     descriptors = compute_descriptors(run.build_backbone(), run)
     seen = {}
 
@@ -164,7 +156,7 @@ def epoch_by_hand(run, model, head, buffers, assignment, epoch, drawn):
 
 @pytest.mark.parametrize("sobel", [False, True])
 def test_two_epochs_by_hand(tmp_path, sobel):
-    method, run = training(tmp_path, sobel=sobel, lr=0.001)  # small: rounding is not to grow
+    method, run = started(tmp_path, sobel=sobel, lr=0.001)  # small: rounding is not to grow
     torch.manual_seed(0)
     model, copy, before = (run.build_backbone() for _ in range(3))
     optimizer = torch.optim.SGD(trainable(model), lr=0.001, momentum=0.9, weight_decay=1e-5)

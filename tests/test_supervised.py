@@ -7,28 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from trainings import TINY, Tiny, checkpoint, files, log, start
+from trainings import Tiny, checkpoint, files, log, start, training
 
 from pretrain.supervised import Supervised
-from zoo.training import Training, linear_head
+from zoo.training import linear_head
 from zoo.views import ResizedCrop
 
 
 class Unlabelled(Tiny):
     classes = ()
-
-
-def training(folder, **settings):
-    method = Supervised(**settings)
-    return method, Training(
-        settings=method,
-        dataset=TINY,
-        images=TINY.open("train"),
-        preprocessing=method.preprocessing(TINY),
-        device=torch.device("cpu"),
-        directory=folder,
-        quiet=True,
-    )
 
 
 def test_it_learns(tmp_path):
@@ -57,7 +44,8 @@ def test_sobel_filters_stay(tmp_path):
 
 
 def test_an_epoch_by_hand(tmp_path):
-    method, run = training(tmp_path, backbone="small_vgg", batch=24, epochs=2)
+    method = Supervised(backbone="small_vgg", batch=24, epochs=2)
+    run = training(method, tmp_path)
     backbone = run.build_backbone()
     network = torch.nn.ModuleDict({"backbone": backbone, "top_layer": linear_head(1024, 10, 3)})
     copy = torch.nn.ModuleDict({"backbone": run.build_backbone(), "top_layer": linear_head(1024, 10, 3)})

@@ -5,11 +5,13 @@ import signal
 from unittest.mock import patch
 
 import numpy as np
+import torch
 
 from results.store import Store
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.digits import Digits
 from zoo.run import command, guarded
+from zoo.training import Training
 
 SHORT = ("--epochs", "3", "--batch", "32")  # takes under a second on Tiny
 
@@ -38,6 +40,19 @@ def start(kind, folder, *words, dataset=None):
             return guarded(lambda: command(kind, [*places, *words]))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def training(method, folder, dataset=TINY):
+    """What `method` trains with, in `folder`."""
+    return Training(
+        settings=method,
+        dataset=dataset,
+        images=dataset.open(method.opens(dataset)),
+        preprocessing=method.preprocessing(dataset),
+        device=torch.device("cpu"),
+        directory=folder,
+        quiet=True,
+    )
 
 
 def checkpoint(folder):

@@ -73,11 +73,11 @@ class Training:
         return descriptors.float()
 
     def batches(
-        self, view: View, order: np.ndarray, batch: int, phase: str, *seed: int, images: Images | None = None
+        self, view: View, order: np.ndarray, batch: int, phase: str, *seed: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(ids, network input float32 (B, C, h, w)) of the images in `order`, with a progress bar."""
-        source = self.images if images is None else images
-        stream = source.batches(order, batch, view, self.seed(phase, *seed), device=self.device, workers=self.workers)
+        drawn = self.seed(phase, *seed)
+        stream = self.images.batches(order, batch, view, drawn, device=self.device, workers=self.workers)
         total = math.ceil(len(order) / batch)
         hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
         for ids, pixels in tqdm(stream, desc=phase, total=total, disable=hidden, leave=False):
