@@ -17,15 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from results.errors import UserError
-from zoo.backbones import Backbone
+from zoo.backbones import Backbone, find
 from zoo.clustering import sampling
 from zoo.clustering.kmeans import KMeans, kmeans
 from zoo.clustering.whitening import Whitening, fit_whitening, l2_normalise
+from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.run import Method, main
 from zoo.seeds import numpy_generator
 from zoo.training import SCRATCH, Training, create_array, linear_head, trainable
 from zoo.views import Centre, ResizedCrop
+
+SMALL = {"sobel": True, "k": 100, "epochs": 20, "batch": 256}
+PHOTOGRAPHS = {"backbone": "alexnet", "sobel": True, "k": 1000, "epochs": 200, "batch": 256, "area": (0.08, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -35,24 +39,19 @@ class DeepCluster(Method):
     name: ClassVar[str] = "pretrain.deepcluster"
     version: ClassVar[int] = 1
     presets: ClassVar[dict[str, dict]] = {
-        "mnist": {"sobel": True, "k": 100, "epochs": 20, "batch": 256},
-        "fashion-mnist": {"sobel": True, "k": 100, "epochs": 20, "batch": 256},
-        "imagenet": {
-            "backbone": "alexnet",
-            "sobel": True,
-            "k": 10000,
-            "epochs": 500,
-            "batch": 256,
-            "area": (0.08, 1.0),
-        },
-        "folder": {
-            "backbone": "alexnet",
-            "sobel": True,
-            "k": 1000,
-            "epochs": 200,
-            "batch": 256,
-            "area": (0.08, 1.0),
-        },
+        "mnist": SMALL,
+        "fashion-mnist": SMALL,
+        "cifar10": SMALL,
+        "cifar100": SMALL | {"k": 1000},
+        "cifar100-20": SMALL | {"k": 200},
+        "stl10": SMALL,
+        "tiny-imagenet": SMALL | {"k": 2000},
+        "imagenet": PHOTOGRAPHS | {"k": 10000, "epochs": 500},  # the paper's; its VGG-16 is --backbone vgg16
+        "places205": PHOTOGRAPHS | {"k": 10000},
+        "places365": PHOTOGRAPHS | {"k": 10000},
+        "folder": PHOTOGRAPHS,
+        "list": PHOTOGRAPHS,
+        "shards": PHOTOGRAPHS,
     }
 
     least: ClassVar[dict[str, float]] = {**Method.least, "k": 1, "pca": 1, "iterations": 1}
@@ -101,6 +100,18 @@ class DeepCluster(Method):
         super().check(dataset, count)
         if self.k > count:
             raise UserError(f"k = {self.k} clusters of {count} images", fix=f"--k {max(1, count // 10)}")
+
+    def cost(self, dataset: Dataset, count: int) -> Cost:
+        """See Method.cost: the descriptors are on disk, the whitened points in memory."""
+        dim, image = find(self.backbone).embedding_dim, self.multiply_adds(dataset)
+        pca = min(self.pca, count, dim)
+        phases = {
+            "features": count * image,
+            "whitening": count * dim * (dim + pca),
+            "k-means": (self.iterations + 1) * count * pca * self.k,
+            "training": BACKWARD * count * (image + dim * self.k),
+        }
+        return Cost(self.epochs, phases, scratch=4 * count * dim, memory=4 * count * pca)
 
     def cluster(self, descriptors: np.ndarray, run: Training, epoch: int) -> tuple[Whitening, KMeans]:
         """PCA-whiten the descriptors (N, D), normalise each to length 1, and cluster them with k-means."""

@@ -8,7 +8,7 @@ Shiran & Weinshall, "Multi-Modal Deep Clustering: Unsupervised Partitioning of I
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,12 +19,19 @@ from torch import Tensor, nn
 from results.errors import UserError
 from zoo.checkpoint import Preprocessing
 from zoo.clustering.targets import Targets
+from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import ArrayImages
-from zoo.run import Method, main
+from zoo.run import LATER, Method, main
 from zoo.seeds import generator
 from zoo.training import Training, linear_head
 from zoo.views import CentreCrop, CropRotate, View, rotations
+
+COLOUR = dict(
+    backbone="resnet18", batch=128, epochs=400, drop=0.2, drop_at=300, refine_at=350,
+    degrees=0.0, flip=True, jitter=True, rotation=True,
+)  # fmt: skip
+FILES = COLOUR | dict(backbone="small_vgg", side=48, crops=(40,))
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,18 @@ class MMDC(Method):
         "fashion-mnist": dict(
             batch=128, epochs=50, drop_at=40, refine_at=20, crops=(24, 20, 16), degrees=0.0, flip=True,
         ),
-        "folder": dict(
-            batch=128, epochs=400, drop=0.2, drop_at=300, refine_at=350, side=48, crops=(40,),
-            degrees=0.0, flip=True, jitter=True, rotation=True,
-        ),
+        "cifar10": COLOUR | dict(crops=(20,)),
+        "cifar100": COLOUR | dict(crops=(20,), weight_decay=1e-4),
+        "cifar100-20": COLOUR | dict(crops=(20,), weight_decay=1e-4),  # the paper's CIFAR-100
+        "stl10": COLOUR | dict(crops=(64,), size=64),
+        "imagenet10": COLOUR | dict(side=96, crops=(64,), size=64),
+        "tiny-imagenet": COLOUR | dict(crops=(40,), size=64, weight_decay=1e-4),
+        "folder": FILES,
+        "list": FILES,
+        "shards": FILES,
     }  # fmt: skip
     least: ClassVar[dict[str, float]] = Method.least | dict.fromkeys(
-        ("k", "drop", "drop_at", "refine_at", "side", "degrees", "dim", "sigma"), 0
+        ("k", "drop", "drop_at", "refine_at", "side", "size", "degrees", "dim", "sigma"), 0
     )
 
     backbone: str = "small_vgg"
@@ -67,6 +79,7 @@ class MMDC(Method):
     means: Literal["one_hot", "random"] = "one_hot"  # of the target components
     dim: int = 0  # of the target space, with random means; 0: k
     sigma: float = 0.0  # standard deviation of the targets around their component's mean
+    size: int = field(default=0, metadata=LATER)  # of the network's input; 0: the backbone's own
 
     def train(self, run: Training) -> dict[str, dict[str, Tensor]]:
         """The backbone, the heads and the target means after the last epoch."""
@@ -103,8 +116,18 @@ class MMDC(Method):
     def preprocessing(self, dataset: Dataset) -> Preprocessing:
         """Pixels in 0..1 as they are; the centre crop of `crops[0]` pixels at the network's input size."""
         usual = super().preprocessing(dataset)
-        resize = round(usual.size * self.source_side(dataset) / self.crops[0])
-        return replace(usual, resize=resize, mean=(0.0,), std=(1.0,))
+        size = self.size or usual.size
+        resize = round(size * self.source_side(dataset) / self.crops[0])
+        return replace(usual, size=size, resize=resize, mean=(0.0,), std=(1.0,))
+
+    def cost(self, dataset: Dataset, count: int) -> Cost:
+        """See Method.cost: images and their centre crops are in memory."""
+        image, wanted = self.multiply_adds(dataset), self.preprocessing(dataset)
+        phases = {"assignment": count * image, "training": BACKWARD * count * image, "evaluation": count * image}
+        if self.rotation:
+            phases["rotation"] = 4 * BACKWARD * count * image
+        pixels = self.source_side(dataset) ** 2 + wanted.size**2
+        return Cost(self.epochs, phases, memory=count * dataset.channels * pixels)
 
     def check(self, dataset: Dataset, count: int) -> None:
         """See Method.check: clusters, target space and crops."""

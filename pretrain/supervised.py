@@ -15,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.run import Method, main
 from zoo.seeds import generator
 from zoo.training import Training, linear_head, trainable
 from zoo.views import ResizedCrop
+
+SMALL = dict(epochs=10, batch=256)
+PHOTOGRAPHS = dict(backbone="alexnet", epochs=90, batch=256, area=(0.08, 1.0))
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,8 @@ class Supervised(Method):
     name: ClassVar[str] = "pretrain.supervised"
     version: ClassVar[int] = 1
     presets: ClassVar[dict[str, dict]] = {
-        "mnist": dict(epochs=10, batch=256),
-        "fashion-mnist": dict(epochs=10, batch=256),
-        "imagenet": dict(backbone="alexnet", epochs=90, batch=256, area=(0.08, 1.0)),
-        "folder": dict(backbone="alexnet", epochs=90, batch=256, area=(0.08, 1.0)),
+        **{name: SMALL for name in ("mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20", "stl10")},
+        **{name: PHOTOGRAPHS for name in ("imagenet", "places205", "places365", "folder", "list")},
     }
 
     epochs: int = 30
@@ -56,6 +58,10 @@ class Supervised(Method):
                 loss, predicted = self.learn(network, optimizer, run, epoch)
             run.log(epoch, loss, predicted, classes)
         return {"backbone": model.state_dict(), "head": {f"top_layer.{n}": t for n, t in head.state_dict().items()}}
+
+    def cost(self, dataset: Dataset, count: int) -> Cost:
+        """See Method.cost."""
+        return Cost(self.epochs, {"training": BACKWARD * count * self.multiply_adds(dataset)})
 
     def check(self, dataset: Dataset, count: int) -> None:
         """See Method.check."""

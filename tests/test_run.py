@@ -4,7 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from zoo.backbones import standard_preprocessing
 from zoo.checkpoint import RUNS
 from zoo.run import (
     ERROR,
+    LATER,
     Method,
     MethodOptions,
     Options,
@@ -29,6 +30,7 @@ from zoo.run import (
     parse,
     public,
     registry,
+    settings_of,
     shown_path,
 )
 
@@ -274,6 +276,19 @@ def test_settings_are_hashable_and_plain():
     for kind in KINDS.values():
         hash(kind())
         assert all(isinstance(v, bool | int | float | str | tuple | None) for v in asdict(kind()).values())
+
+
+@dataclass(frozen=True)
+class Later(Plain):
+    depth: int = field(default=2, metadata=LATER)
+
+
+def test_a_later_setting_is_recorded_where_it_is_not_the_default():
+    old = {f.name: getattr(Plain(), f.name) for f in fields(Plain) if f.name != "imbalance"}
+    assert settings_of(Plain()) == settings_of(Later()) == old
+    assert settings_of(Later(depth=3)) == old | {"depth": 3}
+    assert settings_of(Later(depth=2, imbalance=4.0)) == old | {"imbalance": 4.0}
+    assert settings_of(Later(seed=1)) == old | {"seed": 1}
 
 
 def test_paths_as_one_would_type_them(monkeypatch, tmp_path):

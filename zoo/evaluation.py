@@ -23,7 +23,7 @@ from zoo.checkpoint import Checkpoint, resolve
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import ArrayImages, Images
 from zoo.environment import environment
-from zoo.run import Outcome, Task, TaskOptions, failure_noted, now, shown_path
+from zoo.run import Outcome, Task, TaskOptions, failure_noted, now, settings_of, shown_path
 from zoo.views import Centre, CentreCrop, View
 
 
@@ -94,7 +94,7 @@ def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> N
     parts = [part for seed in seeds for part in replace(task, seed=seed).parts(checkpoint, dataset)]
     limit = options.limit or checkpoint.limit
     sha256, fingerprint = checkpoint.sha256, dataset.fingerprint()
-    keys = {p: cell_key(p.name, p.version, asdict(p), sha256, fingerprint, limit) for p in parts}
+    keys = {p: cell_key(p.name, p.version, settings_of(p), sha256, fingerprint, limit) for p in parts}
     known = {} if options.force or limit else {p: options.records.find(p.name, keys[p]) for p in parts}
     missing = [part for part in parts if known.get(part) is None]
     if options.dry_run:
@@ -153,7 +153,7 @@ def make_record(
         task=task.name,
         version=task.version,
         protocol=task.protocol_id(dataset),
-        settings=asdict(task),
+        settings=settings_of(task),
         checkpoint={
             **{field: getattr(checkpoint, field) for field in fields},
             "sha256": bench.sha256,

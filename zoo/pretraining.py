@@ -17,8 +17,11 @@ from zoo import device as devices
 from zoo.backbones import channels_for
 from zoo.checkpoint import REFERENCE, Checkpoint, describe
 from zoo.datasets.dataset import MERGED, Dataset
+from zoo.datasets.images import Images
+from zoo.datasets.imbalance import imbalanced
 from zoo.environment import environment
-from zoo.run import Method, MethodOptions, failure_noted, now, shown_path
+from zoo.run import Method, MethodOptions, failure_noted, now, settings_of, shown_path
+from zoo.seeds import numpy_generator
 from zoo.training import LOG, SCRATCH, STATE, Training
 
 METRICS = (
@@ -29,15 +32,16 @@ METRICS = (
 def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str) -> None:
     """Train one seed, save its checkpoint in runs/<key>/ and record it; or print the record there is."""
     dataset.preflight()
-    count = sum(trained_splits(method, dataset).values())
-    method.check(dataset, count if options.limit is None else min(options.limit, count))
-    key = cell_key(method.name, method.version, asdict(method), None, dataset.fingerprint(), options.limit)
+    count = count_images(method, dataset, options)
+    method.check(dataset, count)
+    key = cell_key(method.name, method.version, settings_of(method), None, dataset.fingerprint(), options.limit)
     path = options.runs_dir / key / f"{checkpoint_name(method, dataset)}.safetensors"
     known = None if options.force else recorded(method.name, key, path, options)
     if options.dry_run:
         verb = "continue" if (path.parent / STATE).exists() and not options.force else "train"
         plan = f"will {verb}: {asdict(method)['epochs']} epochs in {shown_path(path.parent)}"
         print(f"{path.stem}  {key}  {'recorded' if known else plan}")
+        print(f"{count:,} images\n{method.cost(dataset, count)}")
         return
     record, made = known or (train(method, dataset, options, line, key, path), path)
     if options.out is not None:
@@ -49,6 +53,24 @@ def trained_splits(method: Method, dataset: Dataset) -> dict[str, int]:
     """The splits that the method learns from, with their counts."""
     opened = method.opens(dataset)
     return {split: n for split, n in dataset.splits.items() if opened in (split, MERGED)}
+
+
+def count_images(method: Method, dataset: Dataset, options: MethodOptions) -> int:
+    """How many images the method learns from."""
+    if method.imbalance > 1:
+        return len(open_images(method, dataset, options))
+    count = sum(trained_splits(method, dataset).values())
+    return count if options.limit is None else min(options.limit, count)
+
+
+def open_images(method: Method, dataset: Dataset, options: MethodOptions) -> Images:
+    """The images that the method learns from. UserError for an imbalance of classes that there are not."""
+    images = dataset.open(method.opens(dataset), limit=options.limit)
+    if not method.imbalance > 1:
+        return images
+    if images.labels is None:
+        raise UserError(f"the images of {dataset.name} have no classes to draw unequally", fix="without --imbalance")
+    return images.subset(imbalanced(images.labels, method.imbalance, numpy_generator(method.seed, "imbalance")))
 
 
 def recorded(task: str, key: str, path: Path, options: MethodOptions) -> tuple[Record, Path] | None:
@@ -108,7 +130,7 @@ def open_run(method: Method, dataset: Dataset, options: MethodOptions, directory
     return Training(
         settings=method,
         dataset=dataset,
-        images=dataset.open(method.opens(dataset), limit=options.limit),
+        images=open_images(method, dataset, options),
         preprocessing=method.preprocessing(dataset),
         device=devices.pick(options.device),
         directory=directory,
@@ -130,7 +152,7 @@ def ingredients(method: Method, dataset: Dataset) -> dict[str, Any]:
         "method": method.name.rpartition(".")[2],
         "backbone": {"name": method.backbone, "channels": channels, "sobel": method.sobel},
         "dataset": {"name": dataset.name, "protocol": method.images, "fingerprint": dataset.fingerprint()},
-        "settings": {field: value for field, value in asdict(method).items() if field != "seed"},
+        "settings": {field: value for field, value in settings_of(method).items() if field != "seed"},
     }
 
 
@@ -162,13 +184,14 @@ def make_record(
         task=method.name,
         version=method.version,
         protocol=f"{method.name.rpartition('.')[2]}@{method.version}",
-        settings=asdict(method),
+        settings=settings_of(method),
         checkpoint=None,
         dataset={**(checkpoint.dataset or {}), "splits": trained_splits(method, dataset)},
         metrics={name: last[name] for name in METRICS if last.get(name) is not None},
         details={
             "recipe": checkpoint.recipe,
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+            "images": len(run.images),
             "history": run.history,
         },
         environment=place,

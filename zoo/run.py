@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
@@ -30,12 +30,14 @@ from results.store import DEFAULT_STORE, Store
 from zoo import device as devices
 from zoo.backbones import channels_for, standard_preprocessing
 from zoo.checkpoint import DEFAULT, Checkpoint, Preprocessing
+from zoo.cost import Cost, multiply_adds
 from zoo.datasets import find
 from zoo.datasets.dataset import Dataset
 
 ERROR = "error.txt"
 CONTINUES = "the same command, without --force, continues from what was saved"
 PLACES = ("--data-dir", "--store", "--runs", "--cache", "--out")  # flags whose value is a path of this machine
+LATER = {"later": True}  # metadata of a setting that its class did not have at first; see settings_of
 Flag = tyro.conf.FlagCreatePairsOff[bool]  # given or not; no --no-force
 Settings = TypeVar("Settings", bound="Method | Task")
 
@@ -97,12 +99,21 @@ class Method:
     name: ClassVar[str]
     version: ClassVar[int]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    least: ClassVar[dict[str, float]] = {"epochs": 1, "batch": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
+    least: ClassVar[dict[str, float]] = {
+        "epochs": 1,
+        "batch": 1,
+        "lr": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+        "imbalance": 1,
+    }
 
     backbone: str = "alexnet32"
     sobel: bool = False  # look at image gradients instead of colours
     images: Literal["split", "merged"] = "split"  # the training split, or all images of the data set
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
+    # Of a subset drawn for study, the size of the largest class over that of the smallest; 1: all images.
+    imbalance: float = field(default=1.0, metadata=LATER)
     seed: Annotated[int, tyro.conf.Suppress] = 0
 
     def train(self, run: Any) -> dict[str, dict[str, Tensor]]:
@@ -113,6 +124,15 @@ class Method:
         """UserError for settings that cannot work on `count` images of this data set, before any work."""
         channels_for(self.backbone, dataset.channels)
         check_least(asdict(self), self.least)
+
+    def cost(self, dataset: Dataset, count: int) -> Cost:
+        """What training on `count` images of this data set takes."""
+        raise NotImplementedError
+
+    def multiply_adds(self, dataset: Dataset) -> int:
+        """Of the backbone, for one image of this data set."""
+        wanted = self.preprocessing(dataset)
+        return multiply_adds(self.backbone, wanted.channels, self.sobel, wanted.size)
 
     def opens(self, dataset: Dataset) -> str:
         """The split that is trained on, or `merged`."""
@@ -158,6 +178,19 @@ class Task:
     def run(self, parts: Sequence[Self], bench: Any) -> Iterable[Outcome]:
         """Evaluate the parts in one pass. `bench` is a zoo.evaluation.Evaluation."""
         raise NotImplementedError
+
+
+def settings_of(run: Method | Task) -> dict[str, Any]:
+    """The settings as keys, recipes and records hold them.
+
+    One that its class got later is there only where it is not the default: what ran before it came keeps its key.
+    """
+    values = asdict(run)
+    return {
+        entry.name: values[entry.name]
+        for entry in fields(run)
+        if not (entry.metadata.get("later") and values[entry.name] == entry.default)
+    }
 
 
 def main(kind: type[Method] | type[Task], arguments: Sequence[str] | None = None) -> None:

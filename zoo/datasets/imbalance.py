@@ -1,0 +1,22 @@
+"""Imbalanced subsets of a labelled set, to study what clustering does where classes are not equally large."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def imbalanced(labels: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Ids (sorted) of a subset whose class sizes fall exponentially, the largest `ratio` times the smallest.
+
+    The class of rank r of C keeps a · ratio^(-r / (C - 1)) images, a being the size of the smallest class, and at
+    least one (the profile of Cui et al., "Class-Balanced Loss", CVPR 2019, section 5.1). Which class has which rank,
+    and which images stay, is drawn: so no class is always the rare one.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    rank = rng.permutation(len(classes))
+    kept = sizes.min() * ratio ** (-rank / max(1, len(classes) - 1))
+    chosen = [
+        rng.choice(np.flatnonzero(labels == label), max(1, round(count)), replace=False)
+        for label, count in zip(classes, kept)
+    ]
+    return np.sort(np.concatenate(chosen))
