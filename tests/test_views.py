@@ -96,8 +96,10 @@ def test_draws_depend_on_the_generator_alone(view):
 @pytest.mark.parametrize("seed", range(5))
 def test_an_image_and_a_batch_of_one_are_the_same(view, seed):
     image = picture(30, 22)
-    of_tensors = view.tensors(pil_to_tensor(image)[None], generator(seed))[0]
-    assert torch.equal(view.image(image, generator(seed)), of_tensors.round().to(torch.uint8))
+    of_tensors = view.tensors(pil_to_tensor(image)[None], generator(seed))[0].float().round()
+    apart = (view.image(image, generator(seed)).float() - of_tensors).abs()
+    assert apart.max() <= (1 if isinstance(view, RandomCrop | ResizedCrop) else 0)  # these two: torch's kernel
+    assert apart.mean() < 0.1
 
 
 @pytest.mark.parametrize("view", [view for view in FIXED + RANDOM if not getattr(view, "jitter", False)], ids=repr)
