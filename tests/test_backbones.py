@@ -1,72 +1,54 @@
-"""The backbones against the protocols' pins: shapes, keys, counts, initial values, and what forward computes."""
+"""Every backbone: the shapes of its maps, its initial values, what forward computes and what it refuses."""
 
 from __future__ import annotations
 
-from functools import cache
+import sys
 
 import numpy as np
 import pytest
 import torch
+from networks import SMALL, built, images
 from torch import Tensor, nn
 
 from results.errors import UserError
 from zoo.backbones import BACKBONES, build, channels_for, empty, find, standard_preprocessing
 from zoo.backbones.sobel import constants, sobel_filter
+from zoo.checkpoint import resolve
 
-SMALL = ["alexnet32", "small_vgg"]
 # channels and side of each layer's map at the default size
 MAPS = {
     "alexnet": [(96, 55), (256, 27), (384, 13), (384, 13), (256, 13)],
     "alexnet32": [(32, 32), (64, 16), (96, 8), (80, 8), (64, 8)],
+    "vgg16": [(64, 224)] * 2 + [(128, 112)] * 2 + [(256, 56)] * 3 + [(512, 28)] * 3 + [(512, 14)] * 3,
     "small_vgg": [(32, 32), (64, 16), (128, 8), (256, 4)],
+    "resnet18": [(64, 32), (64, 17), (128, 9), (256, 5), (512, 3)],
+    "resnet34": [(64, 32), (64, 17), (128, 9), (256, 5), (512, 3)],
+    "resnet50": [(64, 112), (256, 56), (512, 28), (1024, 14), (2048, 7)],
 }
-EMBEDDINGS = {"alexnet": 4096, "alexnet32": 512, "small_vgg": 1024}
-CONVOLUTIONS = {"alexnet": (0, 4, 8, 11, 14), "alexnet32": (0, 4, 8, 11, 14), "small_vgg": (0, 4, 8, 12)}
-LINEAR = {"alexnet": (1, 4), "alexnet32": (1, 4), "small_vgg": ()}
-BIASED = {"alexnet": True, "alexnet32": True, "small_vgg": False}
+EMBEDDINGS = {
+    **{"alexnet": 4096, "alexnet32": 512, "vgg16": 4096, "small_vgg": 1024},
+    **{"resnet18": 512, "resnet34": 512, "resnet50": 2048},
+}
+LEAST = {  # pixels a side
+    **{"alexnet": 63, "alexnet32": 8, "vgg16": 32, "small_vgg": 32},
+    **{"resnet18": 16, "resnet34": 16, "resnet50": 32},
+}
+# sha256 of checkpoints of initial weights, which the committed records name
+PINNED = {
+    "random-alexnet32@0": "79bcd86f9c903fcee87c98d3405197b0c3fe565ae7f333120c54a59b0acdcc50",
+    "random-alexnet32-sobel@0": "4d603ef6921a2b0af062ea9aecbfba5e9e69d464a3ef656aea435343e6955742",
+    "random-small_vgg@0": "e33fc58c7f1b21478c8e51568b122df102296e94bf23e46a92ea7c7a03a31064",
+}
 
 
-@cache
-def built(name: str):
-    """A backbone with Sobel, in eval mode, whose running statistics are not the identity; made once."""
-    model = build(name, sobel=True, seed=3)
-    generator = torch.Generator().manual_seed(0)
-    for module in model.features:
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
-
-
-def images(model: nn.Module, n: int = 2, device: str = "cpu") -> Tensor:
-    """n random images at the backbone's default size."""
-    if device == "meta":
-        return torch.empty(n, model.channels, model.size, model.size, device=device)
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(n, model.channels, model.size, model.size, generator=generator)
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def multiply_adds(model: nn.Module) -> int:
-    """Of one image through the whole backbone, counted from what each layer is given."""
-    total = 0
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += output[0].numel() * module.weight[0].numel()  # a dot product of that length for each output
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(add)
-    model(images(model, 1, "meta"), ["embedding"])
-    return total
+def names_at(model: nn.Module, x: Tensor) -> list[str]:
+    """The layers that images of this size have: a fully connected part wants one size."""
+    fixed = model.name in ("alexnet", "vgg16") and x.shape[-1] != model.size
+    return [*model.layers, *([] if fixed else ["embedding"])]
 
 
 def test_every_backbone_is_pinned_here() -> None:
-    assert set(BACKBONES) == set(MAPS) == set(CONVOLUTIONS)
+    assert set(BACKBONES) == set(MAPS) == set(EMBEDDINGS) == set(LEAST)
     assert all(name == entry.name for name, entry in BACKBONES.items())
 
 
@@ -78,68 +60,23 @@ def test_maps_have_the_pinned_shapes(name: str, sobel: bool) -> None:
     assert [tuple(maps[layer].shape) for layer in model.layers] == [(2, c, side, side) for c, side in MAPS[name]]
     assert maps["embedding"].shape == (2, EMBEDDINGS[name])
     assert model.embedding_dim == EMBEDDINGS[name]
-    assert model.layers == tuple(f"conv{i + 1}" for i in range(len(MAPS[name])))
-
-
-@pytest.mark.parametrize("sobel", [False, True])
-@pytest.mark.parametrize("name", BACKBONES)
-def test_state_dict_has_the_released_keys(name: str, sobel: bool) -> None:
-    statistics = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    keys = set()
-    for index in CONVOLUTIONS[name]:
-        keys |= {f"features.{index}.{kind}" for kind in (("weight", "bias") if BIASED[name] else ("weight",))}
-        keys |= {f"features.{index + 1}.{kind}" for kind in statistics}
-    keys |= {f"classifier.{index}.{kind}" for index in LINEAR[name] for kind in ("weight", "bias")}
-    keys |= {f"sobel.{index}.{kind}" for index in (0, 1) for kind in ("weight", "bias")} if sobel else set()
-    state = empty(name, sobel=sobel).state_dict()
-    assert set(state) == keys
-    assert state["features.0.weight"].shape[1] == (2 if sobel else find(name).channels)
-
-
-def test_alexnet_has_the_released_numbers_of_parameters() -> None:
-    model = empty("alexnet", sobel=True)
-    assert count(model.features) == 3_738_336
-    assert count(model.classifier) == 54_534_144
-    assert [type(module) for module in model.classifier] == [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
-
-
-def test_small_vgg_with_a_head_of_ten_has_the_released_size() -> None:
-    model = empty("small_vgg", channels=1)
-    assert count(model) + count(nn.Linear(model.embedding_dim, 10)) == 398_570
-    assert multiply_adds(model) == pytest.approx(14.45e6, rel=1e-3)
-
-
-def test_alexnet32_is_small() -> None:
-    model = empty("alexnet32")
-    assert count(model) <= 1_400_000
-    assert multiply_adds(model) <= 20_000_000
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_a_map_is_taken_after_its_relu_and_before_any_pooling(name: str) -> None:
-    model = built(name)
-    x = images(model)
-    with torch.no_grad():
-        maps = model(x, model.layers)
-        for layer, index in zip(model.layers, CONVOLUTIONS[name]):
-            by_hand = torch.relu(model.features[: index + 2](model.sobel(x)))  # up to the batch norm
-            assert torch.equal(maps[layer], by_hand)
-            assert (maps[layer] >= 0).all()
-            assert (maps[layer] > 0).any()
+    named = "res" if name.startswith("resnet") else "conv"
+    assert model.layers == ("conv1", *(f"{named}{i + 1}" for i in range(1, len(MAPS[name]))))
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_map_does_not_depend_on_what_else_is_asked_for(name: str) -> None:
     model = built(name)
     x = images(model)
-    names = [*model.layers, "embedding"]
+    names = names_at(model, x)
     with torch.no_grad():
         together = model(x, names)
         for layer in names:
             alone = model(x, [layer])
             assert list(alone) == [layer]
             assert torch.equal(alone[layer], together[layer])
-        assert torch.equal(model.embed(x), together["embedding"])
+        if "embedding" in names:
+            assert torch.equal(model.embed(x), together["embedding"])
         assert list(model(x, names[::-1])) == names[::-1]
     assert model(x, []) == {}
 
@@ -147,38 +84,19 @@ def test_a_map_does_not_depend_on_what_else_is_asked_for(name: str) -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_nothing_deeper_than_the_deepest_layer_is_computed(name: str) -> None:
     model = empty(name)
+    links = [module for module, _ in model.links()]
     ran = []
-    for part in (model.features, model.classifier):
-        for module in part:
-            module.register_forward_hook(lambda module, inputs, output: ran.append(module))
-    for layer, index in zip(model.layers, CONVOLUTIONS[name]):
+    for module in links:
+        module.register_forward_hook(lambda module, inputs, output: ran.append(module))
+    ends = {layer: index for index, (_, layer) in enumerate(model.links()) if layer}
+    assert list(ends) == list(model.layers)
+    for layer, index in ends.items():
         ran.clear()
         model(images(model, 1, "meta"), [layer, model.layers[0]])
-        assert ran == list(model.features[: index + 3])
+        assert ran == links[: index + 1]
     ran.clear()
     model(images(model, 1, "meta"), ["embedding"])
-    assert ran == [*model.features, *model.classifier]
-
-
-def test_the_embedding_is_fc7_before_its_relu() -> None:
-    model = built("alexnet32")
-    x = images(model)
-    fc6, fc7 = model.classifier[1], model.classifier[4]
-    with torch.no_grad():
-        by_hand = fc7(
-            torch.relu(fc6(model.features(model.sobel(x)).flatten(1)))
-        )  # dropout is the identity in eval mode
-        assert torch.equal(model.embed(x), by_hand)
-    assert (by_hand < 0).any()
-
-
-def test_the_embedding_of_small_vgg_is_its_last_map_pooled() -> None:
-    model = built("small_vgg")
-    x = images(model)
-    with torch.no_grad():
-        last = model(x, ["conv4"])["conv4"]
-        assert torch.equal(model.embed(x), torch.max_pool2d(last, 2).flatten(1))
-    assert (model.embed(x) >= 0).all()
+    assert ran == links
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -190,12 +108,6 @@ def test_channels_last_gives_the_same_embedding(name: str) -> None:
         model = model.to(memory_format=torch.channels_last)
         found = model.embed(x.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("side", [28, 32, 48, 64])
-def test_alexnet32_takes_images_of_28_to_64_px(side: int) -> None:
-    model = empty("alexnet32")
-    assert model.embed(torch.empty(2, 3, side, side, device="meta")).shape == (2, 512)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -222,9 +134,11 @@ def test_sobel_is_frozen_and_the_rest_is_not() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_initial_values_follow_the_protocol(name: str) -> None:
     model = build(name, seed=3) if name in SMALL else built(name)
-    for module in (*model.features, *model.classifier):
+    for path, module in model.named_modules():
+        if path.startswith("sobel"):
+            continue
         if isinstance(module, nn.Conv2d):
-            fan = module.in_channels if name == "small_vgg" else module.out_channels
+            fan = module.in_channels if name in ("small_vgg", "resnet18", "resnet34") else module.out_channels
             std = (2 / (fan * module.kernel_size[0] ** 2)) ** 0.5
             check_normal(module, std)
         if isinstance(module, nn.Linear):
@@ -261,6 +175,11 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     assert not torch.equal(first["features.0.weight"], other["features.0.weight"])
 
 
+@pytest.mark.parametrize("name", PINNED)
+def test_checkpoints_of_initial_weights_are_those_of_the_records(name: str) -> None:
+    assert resolve(name).sha256 == PINNED[name]
+
+
 def test_weights_are_the_same_everywhere() -> None:
     """Pinned values: a record of a random checkpoint is found by them."""
     weight = build("small_vgg", seed=0).features[0].weight.detach()
@@ -280,8 +199,9 @@ def test_arguments_build_the_same_backbone(name: str, sobel: bool) -> None:
 
 
 def test_channels_are_the_backbones_own_or_the_data_sets() -> None:
-    assert [channels_for(name, 1) for name in ("alexnet", "alexnet32", "small_vgg")] == [3, 3, 1]
-    assert [channels_for(name, 3) for name in ("alexnet", "alexnet32", "small_vgg")] == [3, 3, 3]
+    follows = {"small_vgg", "resnet18", "resnet34"}
+    assert {name for name in BACKBONES if channels_for(name, 1) == 1} == follows
+    assert all(channels_for(name, 3) == 3 for name in BACKBONES)
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3])
@@ -306,29 +226,24 @@ def test_an_unknown_backbone_is_an_error_that_names_a_near_one(function) -> None
         function("alexnet23")
 
 
-@pytest.mark.parametrize("side", [31, 33, 64])
-def test_small_vgg_takes_nothing_but_32_px(side: int) -> None:
-    for layer in ("conv1", "embedding"):
-        with pytest.raises(UserError, match=f"images of 32 px, got {side} × {side}"):
-            empty("small_vgg")(torch.empty(1, 1, side, side, device="meta"), [layer])
-
-
-@pytest.mark.parametrize(("name", "side"), [("alexnet", 62), ("alexnet32", 7)])
-def test_an_image_too_small_is_an_error(name: str, side: int) -> None:
-    with pytest.raises(UserError, match="at least"):
-        empty(name)(torch.empty(1, 3, side, side, device="meta"), ["conv1"])
-    assert empty(name)(torch.empty(1, 3, side + 1, side + 1, device="meta"), ["conv5"])
-
-
-def test_alexnet_has_maps_of_other_sizes_but_no_embedding() -> None:
-    model = empty("alexnet")
-    x = torch.empty(1, 3, 128, 160, device="meta")
-    assert model(x, ["conv5"])["conv5"].shape[2:] == (7, 9)
-    with pytest.raises(UserError, match="no embedding"):
-        model.embed(x)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_image_too_small_is_an_error(name: str) -> None:
+    model, side = empty(name), LEAST[name]
+    with pytest.raises(UserError, match=f"takes images of (at least )?{side} px") as caught:
+        model(torch.empty(1, model.channels, side, side - 1, device="meta"), ["conv1"])
+    assert caught.value.fix == f"a size of {model.size}"
+    x = torch.empty(2, model.channels, side, side, device="meta")
+    assert min(model(x, model.layers[-1:])[model.layers[-1]].shape[2:]) >= 1
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (3, 32, 32), (2, 3, 3, 32, 32)])
 def test_another_number_of_channels_is_an_error(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"takes \(N, 3, h, w\)"):
         empty("alexnet32")(torch.empty(shape, device="meta"), ["conv1"])
+
+
+def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="timm is not installed") as caught:
+        find("timm:resnet14t")
+    assert caught.value.fix == "pip install 'clusterzoo[timm]'"

@@ -1,22 +1,31 @@
-"""The backbones, by name: a new one is a file with its table, and an entry here."""
+"""The backbones, by name: a new one is a file with its table, and an entry here.
+
+Networks of other libraries are `torchvision:NAME` and `timm:NAME`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 
 import torch
 
 from results.errors import UserError, did_you_mean
+from zoo.backbones import timm_models, torchvision_models
 from zoo.backbones.alexnet import AlexNet
 from zoo.backbones.alexnet32 import AlexNet32
 from zoo.backbones.backbone import EMBEDDING, Backbone
+from zoo.backbones.resnet import ResNet18, ResNet34, ResNet50
 from zoo.backbones.small_vgg import SmallVGG
+from zoo.backbones.vgg16 import VGG16
 from zoo.preprocessing import Preprocessing
 
 __all__ = [
     "BACKBONES",
     "EMBEDDING",
+    "LIBRARIES",
     "Backbone",
+    "allocate",
     "build",
     "channels_for",
     "empty",
@@ -24,19 +33,26 @@ __all__ = [
     "standard_preprocessing",
 ]
 
-BACKBONES: dict[str, type[Backbone]] = {entry.name: entry for entry in (AlexNet, AlexNet32, SmallVGG)}
+OWN = (AlexNet, AlexNet32, VGG16, SmallVGG, ResNet18, ResNet34, ResNet50)
+BACKBONES: dict[str, type[Backbone]] = {entry.name: entry for entry in OWN}
+LIBRARIES: dict[str, Callable[[str], type[Backbone]]] = {
+    module.PREFIX: module.find for module in (torchvision_models, timm_models)
+}
 
 
 def find(name: str) -> type[Backbone]:
     """The backbone class called `name`. UserError if there is none."""
+    library, colon, model = name.partition(":")
+    if colon and library in LIBRARIES:
+        return LIBRARIES[library](model)
     if name not in BACKBONES:
-        known = ", ".join(BACKBONES)
+        known = ", ".join([*BACKBONES, *(f"{library}:NAME" for library in LIBRARIES)])
         raise UserError(f"{name} is not among the backbones{did_you_mean(name, BACKBONES)}", fix=f"one of {known}")
     return BACKBONES[name]
 
 
 def channels_for(name: str, dataset_channels: int) -> int:
-    """The image channels a backbone takes for a data set: its own, or the data set's (small_vgg)."""
+    """The image channels a backbone takes for a data set: its own, or the data set's (MMDC's networks)."""
     backbone = find(name)
     return dataset_channels if backbone.follows_dataset else backbone.channels
 
@@ -57,12 +73,17 @@ def empty(name: str, channels: int | None = None, sobel: bool = False) -> Backbo
         return find(name)(channels, sobel)
 
 
+def allocate(name: str, channels: int | None = None, sobel: bool = False) -> Backbone:
+    """A backbone on the CPU into which a state dict is to be loaded: its tensors have no values yet."""
+    return find(name).allocate(channels, sobel)
+
+
 def build(name: str, channels: int | None = None, sobel: bool = False, seed: int = 0) -> Backbone:
     """A new backbone on the CPU with the initial weights that `seed` gives, in training mode.
 
     channels: of the image; by default the backbone's own. The global generators of torch and numpy are not
     touched. UserError for an unknown name.
     """
-    backbone = empty(name, channels, sobel).to_empty(device="cpu")
+    backbone = allocate(name, channels, sobel)
     backbone.draw(seed)
     return backbone

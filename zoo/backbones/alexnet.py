@@ -6,14 +6,14 @@ from math import inf
 
 from torch import nn
 
-from zoo.backbones.backbone import Backbone, block
+from zoo.backbones.plain import Plain, block, convolutions
 
 
-class AlexNet(Backbone):
+class AlexNet(Plain):
     """Caron et al., ECCV 2018, as released: maps of 55, 27, 13, 13 and 13 px for an input of 224."""
 
     name = "alexnet"
-    relus = {"conv1": 2, "conv2": 6, "conv3": 10, "conv4": 13, "conv5": 16}  # noqa: RUF012
+    layers = convolutions(5)
     embedding_dim = 4096
     flat = 256 * 6 * 6
     sides = (63, inf)  # below, nothing is left of the last map

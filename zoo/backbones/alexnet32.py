@@ -6,14 +6,14 @@ from math import inf
 
 from torch import nn
 
-from zoo.backbones.backbone import Backbone, block
+from zoo.backbones.plain import Plain, block, convolutions
 
 
-class AlexNet32(Backbone):
+class AlexNet32(Plain):
     """Our own: maps of 32, 16, 8, 8 and 8 px for an input of 32; 18.9 M multiply-adds an RGB image."""
 
     name = "alexnet32"
-    relus = {"conv1": 2, "conv2": 6, "conv3": 10, "conv4": 13, "conv5": 16}  # noqa: RUF012
+    layers = convolutions(5)
     embedding_dim = 512
     flat = 64 * 4 * 4
     sides = (8, inf)  # below, nothing is left of the last map

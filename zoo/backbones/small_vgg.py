@@ -6,14 +6,14 @@ from itertools import pairwise
 
 from torch import nn
 
-from zoo.backbones.backbone import Backbone, block
+from zoo.backbones.plain import Plain, block, convolutions
 
 
-class SmallVGG(Backbone):
+class SmallVGG(Plain):
     """Shiran & Weinshall, ICPR 2020, as released: 398 570 parameters with one channel and a head of 10."""
 
     name = "small_vgg"
-    relus = {"conv1": 2, "conv2": 6, "conv3": 10, "conv4": 14}  # noqa: RUF012
+    layers = convolutions(4)
     embedding_dim = 1024
     flat = 256 * 2 * 2
     sides = (32, 32)
