@@ -274,6 +274,43 @@ def test_a_random_checkpoint_needs_no_file(name: str, sobel: str, runs: Path) ->
     one.build_backbone()
 
 
+@pytest.mark.parametrize(
+    ("reference", "backbone", "sobel", "seed"),
+    [
+        ("random-resnet18@0", "resnet18", False, "0"),
+        ("random-torchvision:densenet121@10", "torchvision:densenet121", False, "10"),
+        ("random-torchvision:vit_b_16-sobel@1", "torchvision:vit_b_16", True, "1"),
+        (
+            "random-timm:vit_base_patch16_clip_224.openai_ft_in1k@2",
+            "timm:vit_base_patch16_clip_224.openai_ft_in1k",
+            False,
+            "2",
+        ),
+        ("random-timm:resnet10t.c3_in1k-sobel@3", "timm:resnet10t.c3_in1k", True, "3"),
+    ],
+)
+def test_the_name_of_a_random_checkpoint_holds_any_backbones(
+    reference: str, backbone: str, sobel: bool, seed: str
+) -> None:
+    match = module.RANDOM.fullmatch(reference)
+    assert match is not None
+    assert (match["backbone"], bool(match["sobel"]), match["seed"]) == (backbone, sobel, seed)
+    module.check_name(reference)  # records are kept under it
+
+
+def test_a_network_of_torchvision_needs_no_file(runs: Path) -> None:
+    one = resolve("random-torchvision:squeezenet1_1-sobel@3", runs)
+    assert one.backbone == {"name": "torchvision:squeezenet1_1", "channels": 3, "sobel": True}
+    assert one.layers("all") == ("stage1", "stage2", "stage3", "stage4")
+    assert one.sha256 == resolve(one.name, runs).sha256
+    assert not one.build_backbone().training
+
+
+def test_the_checkpoints_of_networks_with_a_dot_in_the_name_are_found(runs: Path) -> None:
+    make().save(runs / "k" / "deepcluster-timm:resnet10t.c3_in1k-digits-s0.safetensors")
+    assert resolve("deepcluster-timm:resnet10t.c3_in1k-digits-s0", runs).epoch == 3
+
+
 @pytest.mark.parametrize("reference", ["random-alexnet32", "random-alexnet32@", "random-alexnet32@x", "random-@1"])
 def test_a_random_checkpoint_wants_a_backbone_and_a_seed(reference: str, runs: Path) -> None:
     with pytest.raises(UserError, match="says no backbone and seed"):
@@ -355,6 +392,15 @@ def test_a_choice_of_layers(choice: str, layers: tuple[str, ...]) -> None:
 def test_an_unknown_layer_is_an_error() -> None:
     with pytest.raises(UserError, match="small_vgg has no layer 'conv9'"):
         make().layers("conv9")
+
+
+@pytest.mark.parametrize("choice", ["all", "deepest"])
+def test_a_network_without_maps_has_no_layers_to_choose(choice: str) -> None:
+    held = make(backbone={"name": "torchvision:vit_b_16", "channels": 3, "sobel": False})
+    with pytest.raises(UserError, match="vit_b_16 has no maps, only an embedding") as caught:
+        held.layers(choice)
+    assert caught.value.fix == "--layer embedding"
+    assert held.layers("embedding") == ("embedding",)
 
 
 def test_show_prints_what_a_checkpoint_is(saved: Path, capsys: pytest.CaptureFixture) -> None:

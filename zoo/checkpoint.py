@@ -1,12 +1,10 @@
 """Checkpoints: a network's tensors, and what they are. Any command's `--checkpoint` is resolved here.
 
-python -m zoo.checkpoint import FILE     a released DeepCluster (.pth.tar) or MMDC (model.pt) file
-python -m zoo.checkpoint show NAME|FILE  what a checkpoint is and holds
+python -m zoo.checkpoint imports what others released, shows a checkpoint, and exports one for other libraries.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -21,8 +19,8 @@ from safetensors import SafetensorError
 
 from results.errors import UserError, did_you_mean
 from results.files import ROOT, digest, write_bytes
-from zoo.backbones import BACKBONES, Backbone, build, empty, find, standard_preprocessing
-from zoo.header import ENTRY, FIELDS, SCHEMA, describe, refuse, summarise
+from zoo.backbones import BACKBONES, Backbone, allocate, build, empty, find, standard_preprocessing
+from zoo.header import ENTRY, FIELDS, SCHEMA, describe, refuse
 from zoo.preprocessing import Preprocessing
 from zoo.tensors import Groups, content, flatten, mismatches, unflatten
 
@@ -75,13 +73,15 @@ class Checkpoint:
         """The layers that a choice means: a layer's name, `embedding`, `all` conv layers or the `deepest`."""
         backbone = find(self.backbone["name"])
         chosen = {"all": backbone.layers, "deepest": backbone.layers[-1:]}.get(choice, (choice,))
+        if not chosen:
+            raise UserError(f"{backbone.name} has no maps, only an embedding", fix="--layer embedding")
         backbone.check(chosen)
         return chosen
 
     def build_backbone(self) -> Backbone:
         """The backbone with this checkpoint's tensors, on the CPU, in eval mode. UserError unless all fit."""
         self.check(self.name)
-        backbone = empty(**self.backbone).to_empty(device="cpu")
+        backbone = allocate(**self.backbone)
         backbone.load_state_dict(self.groups["backbone"])
         return backbone.eval()
 
@@ -228,65 +228,9 @@ def shown(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `python -m zoo.checkpoint`; its exit code."""
-    chosen = parse(arguments)
-    try:
-        bring_in(chosen) if chosen.command == "import" else show(resolve(chosen.reference, chosen.runs))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    from zoo import checkpoint_command  # here, because it imports this module
 
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line: `import` with file, name, out and runs, or `show` with reference and runs."""
-    summary, _, examples = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m zoo.checkpoint",
-        description=summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    importing = commands.add_parser("import", help="make a checkpoint of a released model")
-    importing.add_argument("file", type=Path, help="a DeepCluster .pth.tar or an MMDC model.pt")
-    importing.add_argument("--name", help="the checkpoint's name (default: method, backbone and start of its digest)")
-    importing.add_argument("--out", type=Path, help="where to write it (default: RUNS/imported/<name>.safetensors)")
-    showing = commands.add_parser("show", help="what a checkpoint is and holds")
-    showing.add_argument("reference", metavar="NAME|FILE", help="as any command's --checkpoint takes it")
-    for command in (importing, showing):
-        command.add_argument("--runs", type=Path, default=RUNS, help="where checkpoints made here are kept")
-    return parser.parse_args(arguments)
-
-
-def bring_in(chosen: argparse.Namespace) -> None:
-    """Import a released file and print what it is, where it lies and what to type next."""
-    from zoo import released  # here, because it imports this module
-
-    checkpoint = released.read(chosen.file)
-    checkpoint.name = chosen.name or checkpoint.name
-    check_name(checkpoint.name)
-    if "@" in checkpoint.name or checkpoint.name.startswith("random-"):
-        raise UserError(f"'{checkpoint.name}' would be read as NAME@key or random-…", fix="another --name")
-    path = chosen.out or chosen.runs / "imported" / f"{checkpoint.name}.safetensors"
-    if path.exists() and describe(path)["sha256"] != checkpoint.sha256:
-        raise UserError(f"{path.name} exists and holds something else", str(path.parent), "--name or --out")
-    checkpoint.save(path)
-    show(checkpoint)
-    usual = chosen.out is None and chosen.runs == RUNS
-    command = f"python -m probes.linear --layer conv3 --checkpoint {checkpoint.name if usual else path}"
-    print(f"{'written to':13} {shown(path)}\n{'next':13} {command}")
-
-
-def show(checkpoint: Checkpoint) -> None:
-    """Print what a checkpoint is and what its groups hold."""
-    lines = {"name": checkpoint.name, "sha256": checkpoint.sha256}
-    lines |= {field: getattr(checkpoint, field) for field in FIELDS if field != "name"}
-    for field, value in lines.items():
-        plain = asdict(value) if isinstance(value, Preprocessing) else value
-        print(f"{field:13} {plain if isinstance(plain, str) else json.dumps(plain)}")
-    shapes = {name: list(tensor.shape) for name, tensor in flatten(checkpoint.groups).items()}
-    for group, held in summarise(shapes).items():
-        print(f"{group:13} {held['tensors']} tensors, {held['parameters']:,} values")
+    return checkpoint_command.main(arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ FIELDS = (
     *("recipe", "limit", "key", "source"),
 )
 LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
-FOREIGN = "python -m zoo.checkpoint import FILE, if it is a released DeepCluster or MMDC model"
+FOREIGN = "python -m zoo.checkpoint import FILE, if it is a model that others released"
 DAMAGED = "copy or download the file again, or repeat the command that made it"
 
 
