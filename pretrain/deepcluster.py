@@ -50,8 +50,6 @@ class DeepCluster(Method):
         "places205": PHOTOGRAPHS | {"k": 10000},
         "places365": PHOTOGRAPHS | {"k": 10000},
         "folder": PHOTOGRAPHS,
-        "list": PHOTOGRAPHS,
-        "shards": PHOTOGRAPHS,
     }
 
     least: ClassVar[dict[str, float]] = {**Method.least, "k": 1, "pca": 1, "iterations": 1}

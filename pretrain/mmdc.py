@@ -31,7 +31,6 @@ COLOUR = dict(
     backbone="resnet18", batch=128, epochs=400, drop=0.2, drop_at=300, refine_at=350,
     degrees=0.0, flip=True, jitter=True, rotation=True,
 )  # fmt: skip
-FILES = COLOUR | dict(backbone="small_vgg", side=48, crops=(40,))
 
 
 @dataclass(frozen=True)
@@ -51,16 +50,14 @@ class MMDC(Method):
         "stl10": COLOUR | dict(crops=(64,), size=64),
         "imagenet10": COLOUR | dict(side=96, crops=(64,), size=64),
         "tiny-imagenet": COLOUR | dict(crops=(40,), size=64, weight_decay=1e-4),
-        "folder": FILES,
-        "list": FILES,
-        "shards": FILES,
+        "folder": COLOUR | dict(backbone="small_vgg", side=48, crops=(40,)),
     }  # fmt: skip
     least: ClassVar[dict[str, float]] = Method.least | dict.fromkeys(
         ("k", "drop", "drop_at", "refine_at", "side", "size", "degrees", "dim", "sigma"), 0
     )
 
     backbone: str = "small_vgg"
-    images: Literal["split", "merged"] = "merged"  # the paper trains and evaluates on train and test together
+    images: Literal["split", "merged", "unlabelled"] = "merged"  # the paper trains and evaluates on all
     k: int = 0  # clusters; 0: the number of classes
     epochs: int = 60
     batch: int = 64  # images a step, and the rows of one assignment; the paper has 128, and more images

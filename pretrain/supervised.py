@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from results.errors import UserError
 from zoo.cost import BACKWARD, Cost
-from zoo.datasets.dataset import Dataset
+from zoo.datasets.dataset import UNLABELLED, Dataset
 from zoo.run import Method, main
 from zoo.seeds import generator
 from zoo.training import Training, linear_head, trainable
@@ -33,8 +34,8 @@ class Supervised(Method):
     name: ClassVar[str] = "pretrain.supervised"
     version: ClassVar[int] = 1
     presets: ClassVar[dict[str, dict]] = {
-        **{name: SMALL for name in ("mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20", "stl10")},
-        **{name: PHOTOGRAPHS for name in ("imagenet", "places205", "places365", "folder", "list")},
+        **dict.fromkeys(("mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20", "stl10"), SMALL),
+        **dict.fromkeys(("imagenet", "places205", "places365", "folder"), PHOTOGRAPHS),
     }
 
     epochs: int = 30
@@ -67,6 +68,8 @@ class Supervised(Method):
         """See Method.check."""
         super().check(dataset, count)
         dataset.check_labelled()
+        if self.images == UNLABELLED:
+            raise UserError("a classifier cannot learn from images without classes", fix="--images split")
 
     def learn(
         self, network: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, run: Training, epoch: int

@@ -21,7 +21,7 @@ from zoo.checkpoint import Checkpoint
 from zoo.clustering.kmeans import kmeans, nearest
 from zoo.clustering.scores import scores
 from zoo.clustering.whitening import l2_normalise
-from zoo.datasets.dataset import Dataset
+from zoo.datasets.dataset import MERGED, Dataset
 from zoo.evaluation import Evaluation
 from zoo.run import Outcome, Task, main
 from zoo.seeds import derive
@@ -48,7 +48,8 @@ class Clustering(Task):
             held = checkpoint.groups.get("clustering", {}).get("means", checkpoint.groups["head"]["top_layer.bias"])
             return [replace(self, layer=EMBEDDING, k=len(held))]
         k = self.k or len(dataset.classes)
-        count = sum(dataset.splits.values()) if self.images == "merged" else dataset.splits[dataset.training]
+        fitted = MERGED if self.images == "merged" else dataset.training
+        count = sum(dataset.splits[split] for split in dataset.members(fitted))
         if not 1 <= k <= count:
             raise UserError(f"k = {k} clusters of {count} images", fix=f"--k {len(dataset.classes)}")
         if self.iterations < 0:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from zoo.datasets import __main__, folder, idx
+from zoo.datasets import __main__, files
 from zoo.datasets.idx import FashionMnist, Mnist
 
 COUNTS = {"train": 6, "test": 4}
@@ -21,7 +21,7 @@ SPLIT = ["train/cat/1.jpg", "train/cat/2.JPG", "train/dog/3.png", "val/cat/4.jpe
 def elsewhere(tmp_path, monkeypatch):
     """No data set of this machine is found, and nothing is remembered in the clone."""
     monkeypatch.delenv("ZOO_DATA", raising=False)
-    for module in (idx, folder, __main__):
+    for module in (files, __main__):
         monkeypatch.setattr(module, "ROOT", tmp_path / "clone")
     monkeypatch.setattr(FashionMnist, "packaged", ())
 

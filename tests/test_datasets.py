@@ -30,16 +30,18 @@ def test_digits_have_no_mirror_images_and_garments_have():
     assert [find(name).flips for name in ("digits", "mnist", "fashion-mnist")] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "imagenet"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
 def test_a_data_set_that_is_absent_says_where_and_how(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "env"))
-    with pytest.raises(Missing) as caught:
-        find(name, tmp_path / "given").preflight()
+    dataset = find(name, tmp_path / "given")
+    folder = {"cifar100-20": "cifar100", "imagenet10": "imagenet"}.get(name, name)  # of whose files it is made
+    with pytest.raises(Missing, match=f"{name} is not here") as caught:
+        dataset.preflight()
     places = caught.value.looked.split(", ")
     for root in ("given", "env", "clone/data"):
-        assert str(tmp_path / root / name) in places
+        assert str(tmp_path / root / folder) in places
     assert str(tmp_path / "given") in places
-    assert "--data-dir" in caught.value.fix or "DIR/imagenet" in caught.value.fix
+    assert "--data-dir" in caught.value.fix or f"DIR/{dataset.folders[-1]}" in caught.value.fix
 
 
 def test_a_distributions_package_is_looked_for(tmp_path, monkeypatch):
@@ -91,6 +93,13 @@ def test_merged_is_all_splits_in_order():
     assert np.array_equal(few.labels, merged.labels[spaced(1797, 100)])
 
 
+def test_merged_can_be_fewer_splits(monkeypatch):
+    monkeypatch.setattr(Digits, "merged", ("train",), raising=False)
+    digits = Digits()
+    assert digits.members("merged") == digits.members("train") == ("train",)
+    assert torch.equal(digits.open("merged").pixels, digits.open("train").pixels)
+
+
 def test_an_unknown_split_is_an_error():
     with pytest.raises(UserError, match=r"no split 'tests' \(did you mean 'test'\?\)") as caught:
         find("digits").open("tests")
@@ -134,12 +143,7 @@ def test_the_command_lists_what_is_here_and_what_is_not(tmp_path, capsys):
     write_folder(tmp_path / "pets", SPLIT)
     assert __main__.main([]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split()[:2] for line in lines] == [
-        ["digits", "yes"],
-        ["mnist", "no"],
-        ["fashion-mnist", "no"],
-        ["imagenet", "no"],
-    ]
+    assert [line.split()[:2] for line in lines] == [[name, "yes" if name == "digits" else "no"] for name in DATASETS]
     assert "train 1438, test 359" in lines[0]
     assert Digits().fingerprint()[:12] in lines[0]
     assert "--download mnist" in lines[1]

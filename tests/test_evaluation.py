@@ -18,7 +18,7 @@ from results.store import Store
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.folder import Folder
 from zoo.evaluation import evaluate, run_parts
-from zoo.run import TaskOptions
+from zoo.options import TaskOptions
 from zoo.views import Centre, CentreCrop
 
 TOY = Toy()

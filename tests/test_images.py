@@ -1,5 +1,8 @@
 """Images come the same way however they are read, and a file that cannot be read is named."""
 
+import threading
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from results.errors import UserError
 from zoo.datasets import images as module
+from zoo.datasets.decoding import Place, read_rgb
 from zoo.datasets.digits import Digits
-from zoo.datasets.images import ArrayImages, FileImages, ahead, read_rgb
+from zoo.datasets.images import ArrayImages, FileImages, ahead, table
 from zoo.seeds import generator
 from zoo.views import Centre, CropRotate, RandomCrop, ResizedCrop, Stretch, TenCrop
 
@@ -67,7 +71,7 @@ def test_what_is_drawn_for_a_file_depends_on_seed_and_position_alone(files):
     view, order = ResizedCrop(16), np.array([4, 4, 2])
     seen = torch.cat([pixels for _, pixels in files.batches(order, 2, view, seed=5)])
     for position, image in enumerate(order):
-        expected = view.image(read_rgb(files.path(image)), generator(5, position))
+        expected = view.image(read_rgb(files.place(image)), generator(5, position))
         assert torch.equal(seen[position], expected)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen, torch.cat([p for _, p in files.batches(order, 2, view, seed=6)]))
@@ -77,7 +81,7 @@ def test_files_and_an_array_of_them_are_the_same(files):
     array = files.materialise(24, workers=2)
     assert array.pixels.shape == (9, 3, 24, 24)
     for number in range(9):
-        image = read_rgb(files.path(number)).resize((24, 24), Image.Resampling.BILINEAR)
+        image = read_rgb(files.place(number)).resize((24, 24), Image.Resampling.BILINEAR)
         assert torch.equal(array.pixels[number], pil_to_tensor(image))
     assert np.array_equal(array.labels, files.labels)
 
@@ -85,6 +89,27 @@ def test_files_and_an_array_of_them_are_the_same(files):
 def test_nothing_cannot_be_materialised(files):
     with pytest.raises(UserError, match="no images"):
         files.subset(np.arange(0)).materialise(8)
+
+
+def test_images_may_be_stretches_of_a_file(files, tmp_path):
+    contents = [files.place(number).read() for number in range(3)]
+    (tmp_path / "all").write_bytes(b"".join(contents))
+    sizes = [len(content) for content in contents]
+    places = {"path": [b"all"] * 3, "size": sizes, "offset": [0, *np.cumsum(sizes)[:-1]], "key": [b"a", b"b", b"c"]}
+    images = FileImages(tmp_path, table(**places), np.arange(3)).subset(np.array([2, 0, 1]))
+    assert images.names.tolist() == [b"all:c", b"all:a", b"all:b"]
+    assert [images.place(number).read() for number in range(3)] == [contents[n] for n in (2, 0, 1)]
+    expected = files.batches(np.array([2, 0, 1]), 3, Stretch(9), seed=0)
+    assert torch.equal(next(images.batches(np.arange(3), 3, Stretch(9), seed=0))[1], next(expected)[1])
+    place = images.place(0)
+    assert (str(place), place.name) == (f"{tmp_path}/all:c", "all:c")
+    assert [place.content(full) for full in (False, True)] == [b"%d" % sizes[2], sha256(contents[2]).digest()]
+
+
+def test_images_of_several_parts_are_joined(files):
+    joined = FileImages.joined([files.subset(np.array([8])), files.subset(np.array([1, 0]))])
+    assert joined.names.tolist() == [b"8.bmp", b"1.png", b"0.jpg"]
+    assert joined.labels.tolist() == [8, 1, 0]
 
 
 def grey(path):
@@ -106,7 +131,7 @@ def palette(path):
 @pytest.mark.parametrize("write", [grey, transparent, deep, palette])
 def test_every_kind_of_image_becomes_rgb(tmp_path, write):
     write(tmp_path / "x.png")
-    image = read_rgb(tmp_path / "x.png")
+    image = read_rgb(Place(tmp_path / "x.png"))
     assert (image.mode, image.size) == ("RGB", (8, 8))
     pixels = np.asarray(image).reshape(64, 3)
     if write is grey:
@@ -138,7 +163,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
     name, damage = BROKEN[kind]
     damage(tmp_path / name)
     with pytest.raises(UserError, match=f"cannot read the image {name}: .") as caught:
-        read_rgb(tmp_path / name)
+        read_rgb(Place(tmp_path / name))
     assert caught.value.looked == str(tmp_path / name)
 
 
@@ -166,6 +191,40 @@ def test_workers_stop_when_nobody_reads_on(monkeypatch):
     assert len(made) <= 6
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_end_with_an_error(workers, monkeypatch):
+    monkeypatch.setattr(module, "WAITING", 5)
+    before, made = threading.active_count(), []
+
+    def work(at):
+        if at == 4:
+            raise ValueError("the fifth")
+        made.append(at)
+        return at
+
+    found = ahead(work, 1000, workers)
+    assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="the fifth"):
+        next(found)
+    assert list(found) == []
+    assert max(made) <= 9
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(timeout=5 if thread.name.startswith("ThreadPoolExecutor") else 0)
+    assert threading.active_count() <= before
+
+
+def test_an_image_that_takes_long_keeps_its_place():
+    others = threading.Event()
+
+    def work(at):
+        assert at or others.wait(5)  # the first is done after the last
+        if at == 2:
+            others.set()
+        return at
+
+    assert list(ahead(work, 3, workers=2)) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_error_of_a_worker_arrives_as_it_is(files, workers):
     truncated(files.root / "3.jpg")
@@ -183,3 +242,33 @@ def test_an_image_too_small_for_a_view_is_named(files, workers):
     with pytest.raises(UserError, match="crop of 12 pixels does not fit an image of 40 x 9") as caught:
         list(files.batches(np.arange(9), 9, CropRotate((12,), 16), seed=0, workers=workers))
     assert caught.value.looked.endswith("4.png")
+
+
+def smooth(path, side):
+    """A JPEG or PNG of a gradient, which is the same at every scale."""
+    ramp = np.linspace(0, 255, side)
+    pixels = np.stack([ramp[:, None] + 0 * ramp, 0 * ramp[:, None] + ramp, np.full((side, side), 99.0)], 2)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "side"),
+    [("big.jpg", 8, 64), ("big.jpg", 4, 128), ("big.jpg", 2, 256), ("big.jpg", 1, 512), ("big.png", 8, 512)],
+)
+def test_a_jpeg_may_be_decoded_smaller(tmp_path, name, factor, side):
+    smooth(tmp_path / name, 512)
+    asked = []
+    image = read_rgb(Place(tmp_path / name), lambda height, width: asked.append((height, width)) or factor)
+    assert image.size == (side, side)
+    assert asked == ([(512, 512)] if name.endswith("jpg") else [])
+
+
+@pytest.mark.parametrize("view", [ResizedCrop(16), RandomCrop(20, 16)], ids=repr)
+def test_a_reduced_image_shows_what_the_whole_one_does(tmp_path, view, monkeypatch):
+    smooth(tmp_path / "big.jpg", 512)
+    images, order = FileImages(tmp_path, ["big.jpg"], None), np.zeros(8, dtype=np.int64)
+    ((_, reduced),) = images.batches(order, 8, view, seed=1)
+    monkeypatch.setattr(type(view), "reduction", lambda *_: 1)
+    ((_, full),) = images.batches(order, 8, view, seed=1)
+    assert not torch.equal(reduced, full)
+    assert (reduced.float() - full.float()).abs().max() <= 6  # of 255 from side to side

@@ -14,21 +14,17 @@ from results.errors import RunFailed, UserError
 from results.files import ROOT
 from zoo.backbones import standard_preprocessing
 from zoo.checkpoint import RUNS
+from zoo.options import MethodOptions, Options, TaskOptions, check_least, public
 from zoo.run import (
     ERROR,
     LATER,
     Method,
-    MethodOptions,
-    Options,
     Task,
-    TaskOptions,
-    check_least,
     command,
     failure_noted,
     guarded,
     now,
     parse,
-    public,
     registry,
     settings_of,
     shown_path,
@@ -71,6 +67,12 @@ def test_what_the_command_leaves_out_is_the_data_set_s_preset(kind):
             settings, options = parse(kind, [*words, "--batch", "7"])
             assert settings == kind(**{**preset, "batch": 7})
             assert options.dataset == word
+
+
+@pytest.mark.parametrize("kind", METHODS.values(), ids=lambda kind: kind.name)
+def test_lists_and_shards_have_the_presets_of_folders(kind):
+    found = [parse(kind, ["--dataset", name])[0] for name in ("folder:/a", "list:/a/b.txt", "shards:/a/x-{0..9}.tar")]
+    assert found[0] == found[1] == found[2] != kind()
 
 
 def test_presets_are_settings():
@@ -146,7 +148,13 @@ def test_places():
         ("--dataset=folder:/home/me/cats", "--dataset=folder:cats"),
         ("--data-dir /home/me/data --k 10", "--k 10"),
         ("--data-dir=/home/me/data --k 10", "--k 10"),
+        ("--dataset list:/home/me/train.txt,/home/me/val.txt", "--dataset list:train.txt,val.txt"),
+        ("--dataset shards:/home/me/x-{00..99}.tar,../y-*.tar", "--dataset shards:x-{00..99}.tar,y-*.tar"),
+        ("--dataset folder:/home/me:too/cats", "--dataset folder:cats"),
+        ("--checkpoint /home/me:too/model.pth", "--checkpoint model.pth"),
+        ("--device cuda:1", "--device cuda:1"),
         ("--data_dir data --k 10", "--k 10"),
+        ("--exclude /home/me/corrupt.txt --k 10", "--k 10"),
         ("--store /a --runs /b --out /c --k 10", "--k 10"),
         ("--store=/a --k 10 --runs=/b", "--k 10"),
         ("--checkpoint /home/me/model.pth.tar", "--checkpoint model.pth.tar"),

@@ -22,6 +22,7 @@ from zoo.views import (
     ResizedCrop,
     Stretch,
     TenCrop,
+    halvings,
     rotations,
     uniform,
 )
@@ -209,3 +210,22 @@ def test_a_crop_larger_than_the_image_is_an_error(view):
 def test_a_crop_larger_than_the_resized_image_is_an_error(kind):
     with pytest.raises(UserError, match="crop of 33 pixels"):
         kind(32, 33)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "factor"),
+    [(63, 16, 1), (64, 16, 2), (127, 16, 2), (128, 16, 4), (256, 16, 8), (9999, 16, 8), (500, 224, 1), (10, 224, 1)],
+)
+def test_a_decoder_leaves_twice_the_size_at_least(side, size, factor):
+    assert halvings(side, size) == factor
+    assert RandomCrop(size, size).reduction(side + 7, side, generator(0)) == factor
+    for view in (Centre(size, size), TenCrop(size, size), Stretch(size)):
+        assert view.reduction(side, side, generator(0)) == 1  # what is evaluated is decoded whole
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_box_that_is_drawn_decides_how_a_training_image_is_decoded(seed):
+    view = ResizedCrop(16)
+    box = view.boxes(1, 300, 400, generator(seed))[0, 2:].min().item()
+    assert view.reduction(300, 400, generator(seed)) == halvings(box, 16)
+    assert view.reduction(60, 60, generator(seed)) == 1

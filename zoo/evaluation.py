@@ -23,7 +23,8 @@ from zoo.checkpoint import Checkpoint, resolve
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import ArrayImages, Images
 from zoo.environment import environment
-from zoo.run import Outcome, Task, TaskOptions, failure_noted, now, settings_of, shown_path
+from zoo.options import TaskOptions
+from zoo.run import Outcome, Task, failure_noted, now, settings_of, shown_path
 from zoo.views import Centre, CentreCrop, View
 
 

@@ -16,11 +16,12 @@ from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
 from zoo.backbones import channels_for
 from zoo.checkpoint import REFERENCE, Checkpoint, describe
-from zoo.datasets.dataset import MERGED, Dataset
+from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import Images
 from zoo.datasets.imbalance import imbalanced
 from zoo.environment import environment
-from zoo.run import Method, MethodOptions, failure_noted, now, settings_of, shown_path
+from zoo.options import MethodOptions
+from zoo.run import Method, failure_noted, now, settings_of, shown_path
 from zoo.seeds import numpy_generator
 from zoo.training import LOG, SCRATCH, STATE, Training
 
@@ -51,8 +52,7 @@ def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str
 
 def trained_splits(method: Method, dataset: Dataset) -> dict[str, int]:
     """The splits that the method learns from, with their counts."""
-    opened = method.opens(dataset)
-    return {split: n for split, n in dataset.splits.items() if opened in (split, MERGED)}
+    return {split: dataset.splits[split] for split in dataset.members(method.opens(dataset))}
 
 
 def count_images(method: Method, dataset: Dataset, options: MethodOptions) -> int:

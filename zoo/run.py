@@ -1,7 +1,7 @@
 """The frame of every command: settings from the command line, preflight, keys, records, errors.
 
 A module of `pretrain/` defines a `Method`, one of `probes/` or `transfer/` a `Task`: a frozen dataclass of settings,
-whose fields are the command's flags. What does not change a number is in `Options`.
+whose fields are the command's flags. What does not change a number is in zoo.options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -26,70 +26,20 @@ from torch import Tensor
 
 from results.errors import UserError, ending
 from results.files import FIXES, ROOT, write_text
-from results.store import DEFAULT_STORE, Store
 from zoo import device as devices
 from zoo.backbones import channels_for, standard_preprocessing
-from zoo.checkpoint import DEFAULT, Checkpoint, Preprocessing
+from zoo.checkpoint import Checkpoint, Preprocessing
 from zoo.cost import Cost, multiply_adds
 from zoo.datasets import find
-from zoo.datasets.dataset import Dataset
+from zoo.datasets.changes import say_changes
+from zoo.datasets.dataset import UNLABELLED, Dataset
+from zoo.datasets.verify import exclude
+from zoo.options import MethodOptions, Options, TaskOptions, check_least, public
 
 ERROR = "error.txt"
 CONTINUES = "the same command, without --force, continues from what was saved"
-PLACES = ("--data-dir", "--store", "--runs", "--cache", "--out")  # flags whose value is a path of this machine
 LATER = {"later": True}  # metadata of a setting that its class did not have at first; see settings_of
-Flag = tyro.conf.FlagCreatePairsOff[bool]  # given or not; no --no-force
 Settings = TypeVar("Settings", bound="Method | Task")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is run on what, and what does not change a number."""
-
-    dataset: str = "digits"  # a name that `python -m zoo.datasets` lists, or folder:PATH
-    seeds: tuple[int, ...] = (0,)  # one run each
-    data_dir: Path | None = None  # where the data sets lie; else $ZOO_DATA, then data/ in the clone
-    store: Path | None = None  # where records are kept; else results/records in the clone
-    runs: Path | None = None  # where checkpoints, logs and states are kept; else runs/ in the clone
-    device: str = "auto"  # auto, cpu, cuda, cuda:1 …
-    threads: int = 0  # 0: all processors
-    workers: int = 2  # threads that decode image files
-    limit: int | None = None  # a smoke run on this many images: prints its numbers and records none
-    force: Flag = False  # run again what is recorded
-    dry_run: Flag = False  # say what would run, and why, and stop
-    quiet: Flag = False  # no progress on stderr
-
-    @property
-    def records(self) -> Store:
-        return Store(self.store or DEFAULT_STORE)
-
-    @property
-    def runs_dir(self) -> Path:
-        return self.runs or ROOT / "runs"
-
-    def check(self) -> None:
-        """UserError for an option that cannot be."""
-        least = {"threads": 0, "workers": 0, "limit": 1}
-        check_least({name: getattr(self, name) for name in least}, least)
-        if not self.seeds or min(self.seeds) < 0:
-            raise UserError("--seeds takes numbers from 0 on, at least one", fix="--seeds 0 1 2")
-
-
-@dataclass(frozen=True)
-class MethodOptions(Options):
-    out: Path | None = None  # also write the checkpoint to this file
-
-    def check(self) -> None:
-        """See Options.check."""
-        super().check()
-        if self.out is not None and len(self.seeds) > 1:
-            raise UserError(f"--out is one file, and {len(self.seeds)} seeds make more", fix="one seed at a time")
-
-
-@dataclass(frozen=True)
-class TaskOptions(Options):
-    checkpoint: str = DEFAULT  # a name that `python -m pretrain` lists, a file, random-alexnet32@0, or `reference`
-    cache: Path | None = None  # where features are kept, to be read again; else cache/ in the clone
 
 
 @dataclass(frozen=True)
@@ -110,7 +60,7 @@ class Method:
 
     backbone: str = "alexnet32"
     sobel: bool = False  # look at image gradients instead of colours
-    images: Literal["split", "merged"] = "split"  # the training split, or all images of the data set
+    images: Literal["split", "merged", "unlabelled"] = "split"  # the training split, all labelled, or the unlabelled
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
     # Of a subset drawn for study, the size of the largest class over that of the smallest; 1: all images.
     imbalance: float = field(default=1.0, metadata=LATER)
@@ -135,8 +85,10 @@ class Method:
         return multiply_adds(self.backbone, wanted.channels, self.sobel, wanted.size)
 
     def opens(self, dataset: Dataset) -> str:
-        """The split that is trained on, or `merged`."""
-        return "merged" if self.images == "merged" else dataset.training
+        """The split that is trained on, or `merged`. UserError for unlabelled images where there are none."""
+        if self.images == UNLABELLED and UNLABELLED not in dataset.splits:
+            raise UserError(f"the data set {dataset.name} has no unlabelled images", fix="--images split")
+        return dataset.training if self.images == "split" else self.images
 
     def preprocessing(self, dataset: Dataset) -> Preprocessing:
         """How the checkpoint wants its images: the backbone's standard size, the data set's mean and std."""
@@ -226,6 +178,9 @@ def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
     options.check()
     devices.prepare(options.threads or None)
     dataset = find(options.dataset, options.data_dir)
+    if options.exclude is not None:
+        exclude(dataset, options.exclude)
+    say_changes(dataset)
     line = shlex.join(["python", "-m", kind.name, *public(words)])
     # Imported here: both import the classes above.
     if isinstance(settings, Method):
@@ -249,7 +204,9 @@ def parse(kind: type[Settings], words: Sequence[str]) -> tuple[Settings, Any]:
     def collect(settings: Any, options: Any) -> tuple[Any, Any]:
         return settings, options
 
-    preset = getattr(kind, "presets", {}).get(known.dataset.partition(":")[0], {})
+    presets = getattr(kind, "presets", {})
+    name, colon, _ = known.dataset.partition(":")
+    preset = presets.get(name, presets.get("folder", {}) if colon else {})  # lists and shards hold what folders do
     collect.__annotations__ = {"settings": kind, "options": options}
     collect.__defaults__ = (kind(**preset), options(dataset=known.dataset))
     return tyro.cli(
@@ -259,19 +216,6 @@ def parse(kind: type[Settings], words: Sequence[str]) -> tuple[Settings, Any]:
         args=list(words),
         config=(tyro.conf.OmitArgPrefixes,),
     )
-
-
-def public(words: Sequence[str]) -> list[str]:
-    """The words of a command line as a record keeps them: without the paths of the machine it ran on."""
-    kept, skip = [], False
-    for word in words:
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if skip or flag.replace("_", "-") in PLACES:  # tyro takes --data_dir too
-            skip = not skip and not equals  # the flag's value is the next word
-            continue
-        before, colon, path = value.rpartition(":")
-        kept.append(flag + equals + before + colon + os.path.basename(path.rstrip(os.sep)) if os.sep in path else word)
-    return kept
 
 
 def registry(*packages: str) -> dict[str, type[Method] | type[Task]]:
@@ -285,14 +229,6 @@ def registry(*packages: str) -> dict[str, type[Method] | type[Task]]:
                 if isinstance(value, type) and value.__dict__.get("name") == module.name:
                     found[module.name] = value
     return found
-
-
-def check_least(values: Mapping[str, Any], least: Mapping[str, float]) -> None:
-    """UserError for a value below the least that its flag may have, or NaN; None passes."""
-    for name, low in least.items():
-        value = values.get(name)
-        if value is not None and not value >= low:
-            raise UserError(f"--{name.replace('_', '-')} {value} cannot be", fix=f"{low} or more")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from zoo.jitter import jitter as jitter_colours
 from zoo.warp import crops, flip, resize, resize_crops, resize_fast, rotate_crops
 
 BILINEAR = Image.Resampling.BILINEAR
+SPARE = 2  # what a reduced decoding leaves over, as Pillow's thumbnails do: resizing then hides how it was reduced
 ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
 
 
@@ -32,6 +33,10 @@ class View(ABC):
     @abstractmethod
     def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
         """uint8 (B, C, H, W) to uint8 or float32 0..255 (B, …, C, h, w), on the same device."""
+
+    def reduction(self, height: int, width: int, draws: Generator) -> int:
+        """By how much (1, 2, 4 or 8) a decoder may shrink an image of this size whose view takes these draws."""
+        return 1
 
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """One image, to uint8 (…, C, h, w)."""
@@ -91,6 +96,10 @@ class RandomCrop(ShorterSide):
     size: int
     flip: bool = True
 
+    def reduction(self, height: int, width: int, draws: Generator) -> int:
+        """See View.reduction."""
+        return halvings(min(height, width), self.resize)
+
     def shrink(self, image: Image.Image, height: int, width: int) -> Tensor:
         """See ShorterSide.shrink: as torch makes it."""
         return resize_fast(to_tensor(image), height, width)
@@ -141,6 +150,12 @@ class ResizedCrop(View):
         box = to_tensor(image)[:, top : top + height, left : left + width]
         cut = resize_fast(box, self.size, self.size)
         return cut.flip(-1) if self.flip and draw_flips(1, generator) else cut
+
+    def reduction(self, height: int, width: int, draws: Generator) -> int:
+        """See View.reduction."""
+        if halvings(min(height, width), self.size) == 1:
+            return 1  # not even of the whole image: without drawing the box
+        return halvings(int(self.boxes(1, height, width, draws)[0, 2:].min()), self.size)
 
     def boxes(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
         """(count, 4) long: top, left, height, width; the first of ten draws that fits, or the central one."""
@@ -225,6 +240,11 @@ class Stretch(View):
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """See View.image."""
         return to_tensor(image.resize((self.size, self.size), BILINEAR))
+
+
+def halvings(side: int, size: int) -> int:
+    """The largest of 1, 2, 4 and 8 that leaves a side at least SPARE times the size it is resized to."""
+    return max(factor for factor in (1, 2, 4, 8) if factor == 1 or side >= SPARE * size * factor)
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -26,5 +26,9 @@ TABLES: dict[str, Table] = {
 }
 TIERS = tuple(dict.fromkeys(table.tier for table in TABLES.values()))
 
-DATASETS = ("digits", "mnist", "fashion-mnist", "imagenet")  # what this version can pretrain and probe on;
-BACKBONES = ("alexnet", "alexnet32", "small_vgg")  # a gap that needs another one has no command yet
+# What this version can pretrain and probe on; a gap that needs another one has no command yet.
+DATASETS = (
+    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20", "stl10", "tiny-imagenet"),
+    *("imagenet10", "imagenet", "places205", "places365"),
+)
+BACKBONES = ("alexnet", "alexnet32", "small_vgg", "vgg16", "resnet18", "resnet34", "resnet50")

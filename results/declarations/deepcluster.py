@@ -24,7 +24,7 @@ TABLE1 = Table(
     caption="Top-1 accuracy in percent, one centre crop.",
     columns=(
         *per_layer("imagenet", "deepcluster@1", "ImageNet", {"protocol": "deepcluster", "crops": 1}),
-        *per_layer("places", "deepcluster@1", "Places", {"protocol": "deepcluster", "crops": 1}),
+        *per_layer("places205", "deepcluster@1", "Places", {"protocol": "deepcluster", "crops": 1}, "places"),
     ),
     rows=(
         Row("ImageNet labels", "supervised", "alexnet", "imagenet"),
@@ -37,7 +37,7 @@ TABLE1 = Table(
         citation=f"{CARON}, table 1",
         protocol="deepcluster@1",
         by="dataset",
-        covers={"imagenet": "imagenet", "places": "places"},
+        covers={"imagenet": "imagenet", "places": "places205"},
         value="top1",
     ),
     footnotes=(

@@ -10,8 +10,10 @@ CONVS = tuple(f"conv{number}" for number in range(1, 6))  # of the AlexNets
 SMALL_VGG = CONVS[:4]
 
 
-def per_layer(dataset: str, protocol: str, panel: str = "", settings: dict[str, Any] | None = None) -> list[Column]:
-    """A column for each of conv1 to conv5: top-1 of a linear probe."""
+def per_layer(
+    dataset: str, protocol: str, panel: str = "", settings: dict[str, Any] | None = None, published: str = ""
+) -> list[Column]:
+    """A column for each of conv1 to conv5: top-1 of a linear probe. `published`: the paper's name of the data set."""
     return [
         Column(
             header=layer,
@@ -20,7 +22,7 @@ def per_layer(dataset: str, protocol: str, panel: str = "", settings: dict[str, 
             protocol=protocol,
             settings={"layer": layer, **(settings or {})},
             panel=panel,
-            published={"dataset": dataset, "layer": layer},
+            published={"dataset": published or dataset, "layer": layer},
         )
         for layer in CONVS
     ]

@@ -1,7 +1,8 @@
-"""Which data sets are here, and how to get the others.
+"""Which data sets are here, how to get the others, and which images of one are corrupt.
 
 python -m zoo.datasets [NAME …] [--data-dir DIR]
 python -m zoo.datasets --download mnist --data-dir DIR
+python -m zoo.datasets --verify folder:PATH [--out LIST]
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ from tabulate import tabulate
 
 from results.errors import UserError, did_you_mean
 from results.files import ROOT
-from zoo.datasets import DATASETS, find
+from zoo.datasets import DATASETS, SPELLED, find
 from zoo.datasets.dataset import Dataset, Missing
+from zoo.datasets.verify import verify
 
 HEADERS = ("data set", "present", "images", "classes", "size", "fingerprint", "licence", "how to get it")
-DOWNLOADS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # torchvision's classes
+DOWNLOADS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "stl10": "STL10"}  # torchvision's classes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; the exit code: 2 if a data set asked for is unknown or damaged."""
+    """Print the table; the exit code: 2 if a data set asked for is unknown or damaged, 1 if --verify found damage."""
     options = parse(arguments)
     try:
         if options.download:
             download(options.download, options.data_dir or ROOT / "data")
+        if options.verify:
+            return verify(find(options.verify, options.data_dir), options.out)
         datasets = [find(name, options.data_dir) for name in options.names or DATASETS]
     except UserError as error:
         print(error, file=sys.stderr)
@@ -43,9 +47,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m zoo.datasets", description="Which data sets are here.")
     known = ", ".join(DATASETS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known} or folder:PATH; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{known}, {SPELLED}; default: the named")
     parser.add_argument("--data-dir", type=Path, help="where to look first; then $ZOO_DATA, the clone's data/")
-    parser.add_argument("--download", metavar="NAME", help="fetch mnist or fashion-mnist with torchvision")
+    fetched = " or ".join(DOWNLOADS)
+    parser.add_argument("--download", metavar="NAME", help=f"fetch {fetched} with torchvision")
+    parser.add_argument("--verify", metavar="NAME", help="decode every image of a data set; 1 if some are corrupt")
+    parser.add_argument("--out", type=Path, metavar="LIST", help="where --verify lists them; default: NAME-corrupt.txt")
     return parser.parse_args(arguments)
 
 
@@ -77,7 +84,7 @@ def download(name: str, data_dir: Path) -> None:
     try:
         getattr(datasets, DOWNLOADS[name])(root=str(data_dir), download=True)
     except (OSError, RuntimeError) as error:  # no network, a wrong sum, a full disk
-        fix = f"once more; or put the four files into {data_dir / name} by hand"
+        fix = f"once more; or put the files into {data_dir / name} by hand"
         raise UserError(f"{name} could not be fetched: {error}", str(data_dir), fix) from error
 
 

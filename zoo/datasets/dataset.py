@@ -9,7 +9,8 @@ import numpy as np
 from results.errors import UserError, did_you_mean
 from zoo.datasets.images import Images
 
-MERGED = "merged"  # the protocol of all splits as one, in order (mmdc.md 1.9)
+MERGED = "merged"  # the protocol of several splits as one, in order (mmdc.md 1.9)
+UNLABELLED = "unlabelled"  # the split of images without classes, where a data set has one
 
 
 class Missing(UserError):
@@ -30,7 +31,7 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def splits(self) -> dict[str, int]:
-        """Images per split: the training split, then the evaluation split if there is one."""
+        """Images per split: the training split, then the evaluation split and UNLABELLED, if there are such."""
 
     @property
     @abstractmethod
@@ -55,8 +56,13 @@ class Dataset(ABC):
         """All images of one split."""
 
     @property
+    def merged(self) -> tuple[str, ...]:
+        """The splits that the protocol `merged` joins: all but UNLABELLED."""
+        return tuple(split for split in self.splits if split != UNLABELLED)
+
+    @property
     def labelled(self) -> bool:
-        """Whether every image has a class."""
+        """Whether every image has a class, but for those of UNLABELLED."""
         return bool(self.classes)
 
     def check_labelled(self, evaluation: bool = False) -> None:
@@ -79,15 +85,19 @@ class Dataset(ABC):
             raise UserError(f"the data set {self.name} has no images to evaluate on", fix=self.source)
         return names[1]
 
-    def open(self, split: str, limit: int | None = None) -> Images:
-        """The images of a split, or of all in order (`merged`); with `limit` that many, evenly spaced."""
+    def members(self, split: str) -> tuple[str, ...]:
+        """The splits that `split` is made of: itself, or all those that `merged` joins. UserError for none of them."""
         known = [*self.splits, MERGED]
         if split not in known:
             raise UserError(
                 f"the data set {self.name} has no split '{split}'{did_you_mean(split, known)}",
                 fix="one of " + ", ".join(known),
             )
-        parts = [self.read(name) for name in (self.splits if split == MERGED else [split])]
+        return self.merged if split == MERGED else (split,)
+
+    def open(self, split: str, limit: int | None = None) -> Images:
+        """The images of a split, or of `merged` in order; with `limit` that many, evenly spaced."""
+        parts = [self.read(name) for name in self.members(split)]
         images = parts[0] if len(parts) == 1 else parts[0].joined(parts)
         return images if limit is None else images.subset(spaced(len(images), limit))
 

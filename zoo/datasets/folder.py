@@ -1,47 +1,30 @@
-"""Any folder of images, and ImageNet as such a folder with exact counts.
+"""Any folder of images, and published ones with exact counts: ImageNet.
 
 PATH/train/CLASS/… and PATH/val/CLASS/… (or test), or PATH/CLASS/… (a training set), or PATH/… (no labels).
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from results.errors import UserError
-from results.files import ROOT
-from zoo.datasets.dataset import Dataset, Missing
-from zoo.datasets.images import FileImages, read_rgb
+from zoo.datasets.collection import Collection, Split
+from zoo.datasets.dataset import Missing
+from zoo.datasets.files import list_places
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 EVALUATION = ("val", "test")  # the first of them that is there
 LAYOUT = "PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE, or PATH/IMAGE (no labels)"
 
 
-@dataclass(frozen=True)
-class Split:
-    """The images of one split: paths relative to the data set's folder, sorted, and each one's class."""
-
-    paths: list[str]
-    labels: np.ndarray | None
-    classes: tuple[str, ...] = ()
-
-
-class Folder(Dataset):
+class Folder(Collection):
     """The images below a folder; hidden files and those with another ending are not images."""
 
-    channels = 3
-    mean = (0.485, 0.456, 0.406)  # ImageNet's, as networks for photographs expect
-    std = (0.229, 0.224, 0.225)
-    flips = True
-    licence = "its owner's"
     source = "a folder laid out as " + LAYOUT
 
     def __init__(self, location: Path) -> None:
@@ -49,44 +32,13 @@ class Folder(Dataset):
         self.name = f"folder:{location.resolve().name}"
 
     @property
-    def splits(self) -> dict[str, int]:
-        """See Dataset.splits."""
-        return {name: len(split.paths) for name, split in self._scan.items()}
+    def origin(self) -> list[str]:
+        """See Collection.origin."""
+        return [str(self.location.resolve())]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """See Dataset.classes: the names of the class folders, sorted."""
-        return self._scan[self.training].classes
-
-    @cached_property
-    def size(self) -> int | None:
-        """Shorter side of the first image."""
-        return min(read_rgb(self.location / self._scan[self.training].paths[0]).size)
-
-    def preflight(self) -> None:
-        """See Dataset.preflight; opens the first image of each class."""
-        for split in self._scan.values():
-            labels = np.zeros(len(split.paths)) if split.labels is None else split.labels
-            for first in np.unique(labels, return_index=True)[1]:
-                read_rgb(self.location / split.paths[first])
-
-    def fingerprint(self, full: bool = False) -> str:
-        """See Dataset.fingerprint: relative paths and sizes, sorted; with `full` each file's bytes too."""
-        content = hashlib.sha256()
-        for path in sorted(path for split in self._scan.values() for path in split.paths):
-            content.update(os.fsencode(path) + b"\0" + contents(self.location / path, full) + b"\n")
-        return content.hexdigest()
-
-    def read(self, split: str) -> FileImages:
-        """See Dataset.read."""
-        return FileImages(self.location, self._scan[split].paths, self._scan[split].labels)
-
-    @cached_property
-    def _scan(self) -> dict[str, Split]:
-        try:
-            return self._look()
-        except OSError as error:
-            raise UserError(f"cannot read a folder: {error.strerror}", str(error.filename)) from error
+    def _unnamed(self, order: np.ndarray) -> bytes:
+        """Nothing: paths tell split and class."""
+        return b""
 
     def _look(self) -> dict[str, Split]:
         """What the folder holds, by split. UserError if it is not laid out in one of the three ways."""
@@ -106,30 +58,40 @@ class Folder(Dataset):
         return found
 
 
-class ImageNet(Folder):
-    """ILSVRC 2012: 1 000 classes of photographs, train and val."""
+class CountedFolder(Folder):
+    """A published folder of images, in one of the usual places, with exactly the classes and images it should have."""
 
-    name = "imagenet"
-    counts = {"classes": 1000, "train": 1281167, "val": 50000}  # noqa: RUF012
-    licence = "non-commercial research (image-net.org's terms)"
-    source = "image-net.org (ILSVRC 2012), unpacked to DIR/imagenet/train/CLASS and DIR/imagenet/val/CLASS"
+    folders: tuple[str, ...]  # what it may be called
+    counts: dict[str, int]  # of the classes, and of each split's images
 
     def __init__(self, data_dir: Path | None) -> None:
-        roots = [Path(root) for root in (data_dir, os.environ.get("ZOO_DATA")) if root]
-        self.places = [place for root in roots for place in (root / "imagenet", root)]
-        self.places.append(ROOT / "data" / "imagenet")
+        self.places = list_places(data_dir, *self.folders)
         self.location = next((place for place in self.places if (place / "train").is_dir()), self.places[-1])
+
+    def gather(self) -> dict[str, Split]:
+        """What the folder holds, by split."""
+        return super()._look()
 
     def _look(self) -> dict[str, Split]:
         if not (self.location / "train").is_dir():
-            raise Missing("imagenet is not here", ", ".join(map(str, self.places)), self.source)
-        found = super()._look()
+            raise Missing(f"{self.name} is not here", ", ".join(map(str, self.places)), self.source)
+        found = self.gather()
         counts = {"classes": len(found["train"].classes), **{n: len(s.paths) for n, s in found.items()}}
         if counts != self.counts:
             held, wanted = (", ".join(f"{n} {k}" for k, n in c.items()) for c in (counts, self.counts))
-            fix = f"for a part of ImageNet, --dataset folder:{self.location}"
-            raise UserError(f"this is not all of ImageNet: {held}, not {wanted}", str(self.location), fix)
+            fix = f"{self.source}; for a part of it, --dataset folder:PATH"
+            raise UserError(f"this is not all of {self.name}: {held}, not {wanted}", str(self.location), fix)
         return found
+
+
+class ImageNet(CountedFolder):
+    """ILSVRC 2012: 1 000 classes of photographs, train and val."""
+
+    name = "imagenet"
+    folders = ("imagenet",)
+    counts = {"classes": 1000, "train": 1281167, "val": 50000}  # noqa: RUF012
+    licence = "non-commercial research (image-net.org's terms)"
+    source = "image-net.org (ILSVRC 2012), unpacked to DIR/imagenet/train/CLASS and DIR/imagenet/val/CLASS"
 
 
 def scan(root: Path, base: Path) -> Split:
@@ -140,6 +102,11 @@ def scan(root: Path, base: Path) -> Split:
         raise UserError(f"the image {stray[0]} lies beside the class folders of {base.name}", str(base), fix)
     if not classes:
         raise UserError("there are no images", str(base), f"{LAYOUT}; IMAGE ends in {' '.join(ENDINGS)}")
+    return scan_classes(root, base, classes)
+
+
+def scan_classes(root: Path, base: Path, classes: Sequence[str]) -> Split:
+    """The images in those class folders of `base`, class by class. UserError for an empty one."""
     found = [list(below(root, base / name)) for name in classes]
     empty = [name for name, paths in zip(classes, found) if not paths]
     if empty:
@@ -171,14 +138,6 @@ def below(root: Path, base: Path) -> Iterator[str]:
 def refuse(error: OSError) -> None:
     """What os.walk is to do about a folder that cannot be read; left alone it would skip it."""
     raise error
-
-
-def contents(path: Path, full: bool) -> bytes:
-    """A file's size, or with `full` the sha256 of its bytes. UserError naming a file that cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).digest() if full else str(path.stat().st_size).encode()
-    except OSError as error:
-        raise UserError(f"cannot read the image {path.name}: {error.strerror}", str(path)) from error
 
 
 def images_in(folder: Path) -> list[str]:

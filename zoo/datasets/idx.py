@@ -6,26 +6,18 @@ numbers, and the pixels or labels (LeCun, Cortes, Burges).
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import math
-import os
-import zlib
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from results.errors import UserError
-from results.files import ROOT, digest, write_text
-from zoo.datasets.dataset import Dataset, Missing
+from zoo.datasets.files import FileDataset, broken, read_bytes, remembered, to_classes
 from zoo.datasets.images import ArrayImages
 
 PREFIXES = {"train": "train", "test": "t10k"}
-PARTS = ("images-idx3", "labels-idx1")
+PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 SIZE, CLASSES = 28, 10
 # Fingerprints of the published files; the names are the same: one set can lie where the other is looked for.
 PUBLISHED = {
@@ -34,56 +26,35 @@ PUBLISHED = {
 }
 
 
-class IdxDataset(Dataset):
-    """A data set in MNIST's format, looked for below `data_dir` and in the usual places."""
+class IdxDataset(FileDataset):
+    """A data set in MNIST's format."""
 
-    folder: str  # torchvision's name for it
-    packaged: tuple[Path, ...] = ()  # where a distribution's package puts it
     channels = 1
     size = SIZE
     splits = {"train": 60000, "test": 10000}  # noqa: RUF012
-
-    def __init__(self, data_dir: Path | None) -> None:
-        self.data_dir = data_dir
-
-    def preflight(self) -> None:
-        """See Dataset.preflight; reads everything."""
-        for split in self.splits:
-            self.read(split)
+    files = tuple(f"{prefix}-{part}" for prefix in PREFIXES.values() for part in PARTS)
 
     def read(self, split: str) -> ArrayImages:
         """See Dataset.read."""
         images, labels = self._arrays[split]
         return ArrayImages(torch.from_numpy(images)[:, None], labels)
 
-    def fingerprint(self, full: bool = False) -> str:
-        """See Dataset.fingerprint: the four files, decompressed; remembered by path, size and time."""
-        return remembered(list(self._files.values()), full)
-
-    def places(self) -> list[Path]:
-        """The folders looked in, in order."""
-        roots = [Path(root) for root in (self.data_dir, os.environ.get("ZOO_DATA")) if root]
-        found = [place for root in roots for place in (root / self.name, root)]
-        found += [ROOT / "data" / self.name, *self.packaged]
-        return found + [root / self.folder / "raw" for root in [*roots, ROOT / "data"]]
+    def present(self, place: Path) -> dict[str, Path]:
+        """See FileDataset.present; a plain file before a gzipped one."""
+        paths = [(name, place / f"{name}{ending}") for name in self.files for ending in (".gz", "")]
+        return {name: path for name, path in paths if path.is_file()}
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """The four files by their stems, from the first folder that has them."""
-        stems = [f"{prefix}-{part}" for prefix in PREFIXES.values() for part in PARTS]
+        """The files by name, from the first folder that has them and not those of another data set."""
         foreign = ""
-        for place in self.places():
-            found = dict(present(place, stems))
-            lacking = ", ".join(f"{stem}-ubyte.gz" for stem in stems if stem not in found)
-            if found and lacking:
-                raise UserError(f"{self.name} is incomplete: {lacking} not found", str(place), self.source)
-            if found:
-                published = PUBLISHED.get(remembered(list(found.values())), self.name)
-                if published == self.name:
-                    return found
-                foreign = f" (the files in {place} are those of {published})"
-        looked = ", ".join(map(str, self.places()))
-        raise Missing(f"{self.name} is not here{foreign}", looked, self.source)
+        for found in self.candidates():
+            paths = list(found.values())
+            published = PUBLISHED.get(remembered(paths), self.name)
+            if published == self.name:
+                return found
+            foreign = f" (the files in {paths[0].parent} are those of {published})"
+        raise self.missing(foreign)
 
     @cached_property
     def _arrays(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -99,7 +70,7 @@ class Mnist(IdxDataset):
     """60 000 + 10 000 handwritten digits, 28 x 28, grey."""
 
     name = "mnist"
-    folder = "MNIST"
+    folders = ("mnist", "MNIST/raw")  # the latter is torchvision's
     classes = tuple("0123456789")
     mean = (0.1307,)
     std = (0.3081,)
@@ -112,7 +83,7 @@ class FashionMnist(IdxDataset):
     """60 000 + 10 000 garments, 28 x 28, grey."""
 
     name = "fashion-mnist"
-    folder = "FashionMNIST"
+    folders = ("fashion-mnist", "FashionMNIST/raw")
     packaged = (Path("/usr/share/datasets/fashion-mnist"),)
     classes = (
         *("T-shirt", "trouser", "pullover", "dress", "coat"),
@@ -126,16 +97,6 @@ class FashionMnist(IdxDataset):
         "apt install dataset-fashion-mnist, or "
         "python -m zoo.datasets --download fashion-mnist --data-dir DIR, then --data-dir DIR"
     )
-
-
-def present(place: Path, stems: list[str]) -> Iterator[tuple[str, Path]]:
-    """(stem, path) of each idx file in a folder; a plain one before a gzipped one."""
-    for stem in stems:
-        for ending in ("-ubyte", "-ubyte.gz"):
-            path = place / f"{stem}{ending}"
-            if path.is_file():
-                yield stem, path
-                break
 
 
 def read_images(path: Path, count: int) -> np.ndarray:
@@ -152,10 +113,7 @@ def read_labels(path: Path, count: int) -> np.ndarray:
     labels = read_idx(path, 1)
     if len(labels) != count:
         raise broken(path, f"holds {len(labels)} labels, where {count} are expected")
-    if labels.max() >= CLASSES:
-        found = f"{labels.max()} (of image {labels.argmax()})"
-        raise broken(path, f"has the label {found}, where 0 to {CLASSES - 1} are expected")
-    return labels.astype(np.int64)
+    return to_classes(path, labels, 0, CLASSES)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -170,35 +128,3 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     if len(content) != expected:
         raise broken(path, f"has {len(content)} bytes, where its header says {expected}")
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy()  # writable, for torch
-
-
-def read_bytes(path: Path) -> bytes:
-    """What the file holds, decompressed if its name ends in .gz."""
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise broken(path, f"cannot be read: {error}") from error
-
-
-def broken(path: Path, what: str) -> UserError:
-    """The error of a file that is not what it should be."""
-    return UserError(f"{path.name} {what}", str(path), "delete it and get it again")
-
-
-def remembered(paths: list[Path], full: bool = False) -> str:
-    """The sha256 of the decompressed files; read again if a path, size or time changed, or `full`."""
-    states = [(path, path.stat()) for path in paths]
-    key = digest([[str(path.resolve()), state.st_size, state.st_mtime_ns] for path, state in states])
-    memo = ROOT / "cache" / "fingerprints" / key[:32]
-    if not full:
-        with suppress(OSError, UnicodeDecodeError):
-            known = memo.read_text()
-            if len(known) == 64:
-                return known
-    content = hashlib.sha256()
-    for path in paths:
-        content.update(read_bytes(path))
-    with suppress(OSError, UserError):  # a cache that cannot be written is done without
-        write_text(memo, content.hexdigest())
-    return content.hexdigest()
