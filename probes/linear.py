@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from probes import features
-from probes.heads import Heads, Schedule, cosine, inverse_sqrt
+from probes.heads import Heads
+from probes.protocols import PROTOCOLS
 from probes.sources import Cached, Online, Source
 from results.errors import RunFailed, UserError
+from zoo.backbones import find
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset
 from zoo.device import side_by_side
@@ -38,26 +40,6 @@ LIGHT = 1 << 25  # multiply-adds of a step's largest product, below which more t
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How classifiers are trained; evaluation.md has the table."""
-
-    rates: tuple[float, ...]
-    epochs: int
-    least_steps: int
-    decay: float
-    schedule: Schedule
-    zero_start: bool  # classifiers start from zero, else from torch's default
-
-
-_PHOTOGRAPHS = Protocol((0.1, 0.03, 0.01, 0.003), 90, 0, 1e-4, inverse_sqrt, False)
-PROTOCOLS = {
-    "deepcluster": _PHOTOGRAPHS,
-    "generic": _PHOTOGRAPHS,
-    "small": Protocol((0.3, 0.1, 0.03, 0.01, 0.003, 0.001), 30, 2000, 1e-4, cosine, True),
-}
-
-
-@dataclass(frozen=True)
 class Linear(Task):
     """Settings; each layer gives one record, and its number does not depend on which layers ride along."""
 
@@ -65,23 +47,32 @@ class Linear(Task):
     version: ClassVar[int] = 1
 
     layer: str = "all"  # a conv layer's name, or all of them in one pass
-    protocol: Literal["auto", "small", "deepcluster", "generic"] = "auto"  # auto: small up to 96 px, then by backbone
+    # auto: small up to 96 px, else deepcluster for alexnet and generic for others; the last three choose nothing
+    protocol: Literal[
+        "auto", "small", "deepcluster", "generic", "deepcluster-published", "deepcluster-script", "deepercluster"
+    ] = "auto"
     crops: Literal[1, 10] = 1  # of a test image whose class probabilities are averaged (not with `small`)
     epochs: int = 0  # 0: the protocol's; another number is another protocol in records and tables
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         dataset.check_labelled(evaluation=True)
         protocol = self.protocol if self.protocol != "auto" else natural_protocol(checkpoint, dataset)
-        if protocol == "deepcluster" and checkpoint.backbone["name"] != "alexnet":
-            backbone = checkpoint.backbone["name"]
-            raise UserError(f"the deepcluster protocol is made for alexnet, not {backbone}", fix="--protocol generic")
+        wanted, backbone = PROTOCOLS[protocol].backbone, checkpoint.backbone["name"]
+        if wanted not in ("", backbone):
+            raise UserError(f"the {protocol} protocol is made for {wanted}, not {backbone}", fix="--protocol generic")
         if protocol == "small" and self.crops != 1:
             raise UserError("the small protocol has one view of an image", fix="--crops 1, or --protocol generic")
         if self.epochs < 0:
             raise UserError(f"--epochs {self.epochs} trains nothing", fix="--epochs 0, for the protocol's own number")
         epochs = self.epochs or PROTOCOLS[protocol].epochs
         resolved = replace(self, protocol=protocol, epochs=epochs)
-        return [replace(resolved, layer=layer) for layer in checkpoint.layers(self.layer)]
+        layers = checkpoint.layers(self.layer)
+        resolved.grid(layers, checkpoint, dataset)
+        return [replace(resolved, layer=layer) for layer in layers]
+
+    def grid(self, layers: Sequence[str], checkpoint: Checkpoint, dataset: Dataset) -> dict[str, tuple[float, ...]]:
+        """The learning rates that each layer's classifiers are trained with."""
+        return PROTOCOLS[self.protocol].grid(layers, find(checkpoint.backbone["name"]).layers, dataset.name)
 
     def protocol_id(self, dataset: Dataset) -> str:
         usual = self.epochs == PROTOCOLS[self.protocol].epochs
@@ -90,7 +81,7 @@ class Linear(Task):
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         layers = [part.layer for part in parts]
         if self.protocol != "small":
-            yield from self.probe(parts, Online(bench, layers, self.protocol))
+            yield from self.probe(parts, Online(bench, layers, PROTOCOLS[self.protocol]), bench)
             return
         features.load(bench, bench.dataset.evaluation, layers)  # here, so that all layers are of one pass
         rows = features.load(bench, bench.dataset.training, layers)
@@ -99,19 +90,16 @@ class Linear(Task):
         heavy = [part for part in parts if part not in light]
 
         def work(part: Self) -> list[Outcome]:
-            return list(self.probe([part], Cached(bench, part.layer)))
+            return list(self.probe([part], Cached(bench, part.layer), bench))
 
         for found in chain(side_by_side(work, light, bench.device), map(work, heavy)):
             yield from found
 
-    def probe(self, parts: Sequence[Self], source: Source) -> Iterator[Outcome]:
+    def probe(self, parts: Sequence[Self], source: Source, bench: Evaluation) -> Iterator[Outcome]:
         """The outcomes of the layers of a source."""
         layers = [part.layer for part in parts]
         count = len(source.labels)
-        held, kept = split_off(count, self.seed)
-        grid = dict.fromkeys(layers, PROTOCOLS[self.protocol].rates)
-        heads = self.fit(source, kept, grid, "choosing the learning rate")
-        chosen = choose(measure(heads, source.plain(held, BATCH)), grid)
+        chosen = self.choose_rates(source, self.grid(layers, bench.checkpoint, bench.dataset))
         curve: list[dict[str, float]] = []
 
         def watch(heads: dict[str, Heads]) -> None:
@@ -123,6 +111,14 @@ class Linear(Task):
         found = measure(heads, source.test(BATCH, self.crops))
         for part in parts:
             yield report(part, found[part.layer], chosen[part.layer], [point[part.layer] for point in curve])
+
+    def choose_rates(self, source: Source, grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+        """Each layer's learning rate, chosen on training images held out from the fit; one alone is taken."""
+        if all(len(rates) == 1 for rates in grid.values()):
+            return {layer: {"lr": rate, "held_out_top1": None} for layer, (rate,) in grid.items()}
+        held, kept = split_off(len(source.labels), self.seed)
+        heads = self.fit(source, kept, grid, "choosing the learning rate")
+        return choose(measure(heads, source.plain(held, BATCH)), grid)
 
     def fit(
         self,

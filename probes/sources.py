@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,18 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from probes import features
+from probes.protocols import Protocol
 from zoo.evaluation import Evaluation
-from zoo.views import Centre, RandomCrop, TenCrop
+from zoo.views import Centre, RandomCrop, ResizedCrop, TenCrop
 
 Rows = np.ndarray | Tensor  # of all images: features on disk, or a Gram matrix on the device
 Batch = tuple[Tensor, Tensor, dict[str, Tensor]]  # image ids (B,), labels (B,), features {layer: (B, d)}
 
-# AvgPool (kernel, stride, padding) of each AlexNet layer at 224 px, to about 9 600 features (deepcluster.md 2.1).
-ALEXNET_POOLS = {"conv1": (6, 6, 3), "conv2": (4, 4, 0), "conv3": (3, 3, 1), "conv4": (3, 3, 1), "conv5": (2, 2, 0)}
 GENERIC = 10000  # features of a layer stay below this
 
 
-class Source(Protocol):
+class Source(typing.Protocol):
     """Training batches in a given order, and the test images; `dual` layers give rows of a Gram matrix."""
 
     labels: Tensor  # of the training images (N,)
@@ -85,7 +84,7 @@ class Online:
 
     dual: dict[str, bool]
 
-    def __init__(self, bench: Evaluation, layers: Sequence[str], protocol: str) -> None:
+    def __init__(self, bench: Evaluation, layers: Sequence[str], protocol: Protocol) -> None:
         self.bench, self.layers, self.protocol = bench, layers, protocol
         self.classes = len(bench.dataset.classes)
         self.images = bench.open(bench.dataset.training)
@@ -104,12 +103,14 @@ class Online:
     def _pool(self, layer: str, maps: Tensor) -> Tensor:
         if maps.ndim == 2:  # the embedding, as it is
             return maps
-        if self.protocol == "deepcluster":
-            return F.avg_pool2d(maps, *ALEXNET_POOLS[layer]).flatten(1)
-        return generic_pool(maps)
+        if self.protocol.pools is None:
+            return generic_pool(maps)
+        return F.avg_pool2d(maps, *self.protocol.pools[layer]).flatten(1)
 
     def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
-        view = RandomCrop(self.resize, self.size, self.bench.dataset.flips)
+        flips = self.bench.dataset.flips
+        resized = self.protocol.resized_crops
+        view = ResizedCrop(self.size, flip=flips) if resized else RandomCrop(self.resize, self.size, flips)
         for ids, pixels in self.bench.batches(self.images, order, view, batch, what, seed):
             at = torch.from_numpy(ids).to(self.bench.device)
             yield at, self.labels[at], self._features(pixels)

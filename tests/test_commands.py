@@ -269,7 +269,7 @@ def write_short_zip(path):
         ("empty.pt", lambda path: path.write_bytes(b""), "is damaged"),
         ("half.pth.tar", write_short_zip, "is damaged"),
         ("list.pt", lambda path: torch.save([1, 2], path), "no format known here"),
-        ("foreign.pth", lambda path: torch.save({"state_dict": {"w": torch.ones(2)}}, path), "does not fit any backbone"),
+        ("foreign.pth", lambda path: torch.save({"state_dict": {"w": torch.ones(2)}}, path), "does not fit any"),
         ("hostile.pth.tar", write_hostile, "is refused"),
     ],
 )  # fmt: skip

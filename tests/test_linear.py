@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -344,6 +345,44 @@ def test_the_protocols_are_those_of_the_document():
     assert PROTOCOLS["deepcluster"].rates == PROTOCOLS["generic"].rates == (0.1, 0.03, 0.01, 0.003)
     assert [PROTOCOLS[name].epochs for name in ("small", "deepcluster", "generic")] == [30, 90, 90]
     assert (PROTOCOLS["small"].least_steps, BATCH) == (2000, 256)
+
+
+def test_published_rates_are_taken_as_they_are(tmp_path, passes, folder):
+    """deepcluster.md 2.1: the program's defaults, and DeeperCluster's table."""
+    found = outcomes(
+        bench(tmp_path, folder, "random-alexnet@0"), layer="conv5", protocol="deepcluster-published", epochs=1
+    )
+    assert found["conv5"].details["lr"] == 0.01
+    assert found["conv5"].details["held_out_top1"] is None
+    assert found["conv5"].part.protocol_id(folder) == "deepcluster-published@1, 1 epochs"
+    assert [(kind, len(ids)) for kind, ids in passes] == [("train", 6)]  # once, on all images
+    script = PROTOCOLS["deepcluster-script"]
+    assert (script.rates, script.decay, script.epochs) == ((0.01,), 1e-7, 90)
+
+
+class Named(Toy):
+    name = "imagenet"
+    size = 224
+
+
+def test_deeperclusters_rates_are_by_data_set_and_layer():
+    vgg = random_checkpoint("random-vgg16@0")
+    linear = Linear(protocol="deepercluster")
+    assert [part.epochs for part in linear.parts(vgg, Named())] == [100] * 13
+    grid = linear.grid(("conv1", "conv13"), vgg, Named())
+    assert grid == {"conv1": (0.005,), "conv13": (0.02,)}
+    with pytest.raises(UserError, match="rates for imagenet and places205, not toy") as caught:
+        linear.parts(vgg, TOY)
+    assert caught.value.fix == "--protocol generic"
+    with pytest.raises(UserError, match="no learning rate for embedding"):
+        Linear(protocol="deepercluster", layer="embedding").parts(vgg, Named())
+    with pytest.raises(UserError, match="made for vgg16, not alexnet32"):
+        linear.parts(random_checkpoint(), Named())
+
+
+def test_every_protocol_can_be_asked_for():
+    choices = get_args(get_type_hints(Linear)["protocol"])
+    assert choices == ("auto", *PROTOCOLS)
 
 
 def test_each_layer_is_a_part():

@@ -19,6 +19,7 @@ from probes import features
 from probes.clustering import Clustering
 from probes.knn import KNN
 from probes.linear import Linear
+from probes.protocols import PROTOCOLS
 from probes.sources import GENERIC, Online, generic_pool
 from zoo.backbones import BACKBONES, allocate, empty, standard_preprocessing
 from zoo.checkpoint import Checkpoint
@@ -97,7 +98,7 @@ def test_every_layer_is_probed(held: Evaluation) -> None:
     for layer, rows in features.load(held, "train", expected).items():
         assert 1 < rows.shape[1] <= max(features.SMALL, held.backbone.embedding_dim)
         assert rows.std(0).max() > 1e-6, f"{layer} does not tell images apart"
-    dims = Online(held, expected, "generic").dims
+    dims = Online(held, expected, PROTOCOLS["generic"]).dims
     assert list(dims) == expected
     assert all(1 < dim < GENERIC for dim in dims.values())
     assert held.fingerprint() == before
@@ -115,7 +116,7 @@ def test_generic_features_are_of_maps_at_full_size(name: str, tmp_path: Path) ->
     )  # fmt: skip
     shapes = Evaluation(checkpoint, "", TOY, backbone, meta, cache=tmp_path)
     layers = [*backbone.layers, "embedding"]
-    dims = Online(shapes, layers, "generic").dims
+    dims = Online(shapes, layers, PROTOCOLS["generic"]).dims
     assert dims.pop("embedding") == backbone.embedding_dim
     assert all(512 <= dim < GENERIC for dim in dims.values())
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from toys import Toy, bench, photographs
 
 from probes import features, sources
+from probes.protocols import PROTOCOLS
 from probes.sources import Cached, Online, generic_pool, moments
 from zoo.backbones import empty
 from zoo.datasets.folder import Folder
@@ -33,8 +34,16 @@ def test_alexnet_at_224_px_is_pooled_to_the_published_sizes(sobel, tmp_path):
     held = bench(tmp_path, Toy(4, 2), "random-alexnet@0")
     meta = torch.device("meta")  # shapes alone
     shapes = Evaluation(held.checkpoint, "", held.dataset, empty("alexnet", sobel=sobel).eval(), meta)
-    assert Online(shapes, list(TABLE), "deepcluster").dims == TABLE
-    assert Online(shapes, ["embedding"], "deepcluster").dims == {"embedding": 4096}
+    assert Online(shapes, list(TABLE), PROTOCOLS["deepcluster"]).dims == TABLE
+    assert Online(shapes, ["embedding"], PROTOCOLS["deepcluster"]).dims == {"embedding": 4096}
+
+
+def test_vgg16_is_pooled_to_the_published_sizes(tmp_path):
+    """deepcluster.md 2.1, DeeperCluster's table."""
+    held = bench(tmp_path, Toy(4, 2), "random-alexnet@0")
+    shapes = Evaluation(held.checkpoint, "", held.dataset, empty("vgg16").eval(), torch.device("meta"))
+    wanted = dict(zip((f"conv{n}" for n in range(1, 14)), [9216] * 2 + [8192] * 2 + [9216] * 3 + [8192] * 6))
+    assert Online(shapes, list(wanted), PROTOCOLS["deepercluster"]).dims == wanted
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,7 @@ def pooled(held, view, images, ids, layer, seed=0):
 def test_training_images_are_cropped_and_tests_are_not(folder, tmp_path):
     held = bench(tmp_path / "cache", folder, "random-alexnet32@0")
     held.checkpoint = held.checkpoint.__class__(**{**vars(held.checkpoint), "preprocessing": larger(held)})
-    source = Online(held, ["conv2"], "generic")
+    source = Online(held, ["conv2"], PROTOCOLS["generic"])
     order, train = np.array([6, 0, 3]), folder.open("train")
     ((at, labels, x),) = source.train(order, 8, 11, "")
     assert (at.tolist(), labels.tolist()) == (order.tolist(), folder.open("train").labels[order].tolist())
@@ -158,7 +167,7 @@ def larger(held):
 def test_ten_crops_are_ten_rows_of_each_image(folder, tmp_path):
     held = bench(tmp_path / "cache", folder)
     held.checkpoint = held.checkpoint.__class__(**{**vars(held.checkpoint), "preprocessing": larger(held)})
-    _, x = gather(Online(held, ["conv1"], "generic").test(20, crops=10))
+    _, x = gather(Online(held, ["conv1"], PROTOCOLS["generic"]).test(20, crops=10))
     assert x["conv1"].shape == (4, 10, 32 * 16 * 16)
     view = TenCrop(40, 32)
     for image in range(4):
@@ -168,8 +177,8 @@ def test_ten_crops_are_ten_rows_of_each_image(folder, tmp_path):
 
 def test_workers_and_company_change_no_bit(folder, tmp_path):
     order = np.array([1, 7, 2, 4, 0])
-    alone = Online(bench(tmp_path / "cache", folder, workers=0), ["conv3"], "generic")
-    among = Online(bench(tmp_path / "cache", folder, workers=2), ["conv1", "conv3", "conv5"], "generic")
+    alone = Online(bench(tmp_path / "cache", folder, workers=0), ["conv3"], PROTOCOLS["generic"])
+    among = Online(bench(tmp_path / "cache", folder, workers=2), ["conv1", "conv3", "conv5"], PROTOCOLS["generic"])
     for first, second in zip(alone.train(order, 2, 5, ""), among.train(order, 2, 5, ""), strict=True):
         assert torch.equal(first[0], second[0])
         assert torch.equal(first[2]["conv3"], second[2]["conv3"])
