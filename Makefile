@@ -64,6 +64,7 @@ benchmarks: install
 	@mkdir -p benchmarks/results
 	$(RUN) -m benchmarks.mmdc_epoch > benchmarks/results/mmdc_epoch.md
 	$(RUN) -m benchmarks.whitening > benchmarks/results/whitening.md
+	$(RUN) -m benchmarks.reading > benchmarks/results/reading.md
 	$(RUN) -m benchmarks.linear_layers > benchmarks/results/linear_layers.md
 	$(RUN) -m benchmarks.linear_layers --backbone alexnet > benchmarks/results/linear_layers_alexnet.md
 	$(RUN) -m benchmarks.linear_layers --jpegs 400 --epochs 10 > benchmarks/results/linear_layers_jpegs.md

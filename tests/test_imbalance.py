@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainings import SHORT, TINY, Tiny, record, start
+from trainings import SHORT, TINY, Unlabelled, record, start
 
 from pretrain.deepcluster import DeepCluster
 from zoo.datasets.imbalance import imbalanced
@@ -38,15 +38,6 @@ def test_a_run_learns_from_the_subset(tmp_path):
     sizes = [max(1, round(np.bincount(labels).min() * 3 ** (-r / 9))) for r in range(10)]
     assert found.settings["imbalance"] == 3
     assert found.details["images"] == sum(sizes) == sum(found.details["history"][-1]["cluster_sizes"])
-
-
-class Unlabelled(Tiny):
-    classes = ()
-
-    def read(self, split):
-        images = super().read(split)
-        images.labels = None
-        return images
 
 
 @pytest.mark.parametrize(

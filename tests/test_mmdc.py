@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from torch import nn
-from trainings import TINY, Tiny, checkpoint, files, log, start, training, untimed
+from trainings import TINY, Tiny, Unlabelled, checkpoint, files, log, start, training, untimed
 
 import pretrain.mmdc as module
 from pretrain.mmdc import MMDC, FourRotations, evaluate, fill_gradients, parameter_groups, step, unit_outputs
@@ -19,15 +19,6 @@ from zoo.views import CropRotate
 
 WORDS = ("--epochs", "2", "--batch", "32")
 ROTATING = ("--rotation", "--means", "random", "--dim", "12", "--sigma", "0.1", "--refine-at", "2", "--epochs", "3")
-
-
-class Unlabelled(Tiny):
-    classes = ()
-
-    def read(self, split):
-        images = super().read(split)
-        images.labels = None
-        return images
 
 
 def started(folder, dataset=TINY, **settings):

@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from trainings import Tiny, checkpoint, files, log, start, training
+from trainings import Unlabelled, checkpoint, files, log, start, training
 
 from pretrain.supervised import Supervised
 from zoo.training import linear_head
 from zoo.views import ResizedCrop
-
-
-class Unlabelled(Tiny):
-    classes = ()
 
 
 def test_it_learns(tmp_path):

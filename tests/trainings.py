@@ -28,6 +28,17 @@ class Tiny(Digits):
         return f"tiny {self.splits}"
 
 
+class Unlabelled(Tiny):
+    """The same, without classes."""
+
+    classes = ()
+
+    def read(self, split):
+        images = super().read(split)
+        images.labels = None
+        return images
+
+
 TINY = Tiny()
 
 
