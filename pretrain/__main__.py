@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from tabulate import tabulate
@@ -20,11 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pretrain", description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=Path, default=RUNS, help="where checkpoints made here are kept")
     runs = parser.parse_args().runs
-    methods = [
-        [name, (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0], ", ".join(getattr(kind, "presets", ()))]
-        for name, kind in sorted(registry("pretrain").items())
-    ]
-    print(tabulate(methods, headers=["method", "", "presets besides digits"], maxcolwidths=[None, 70, 40]))
+    methods = [describe(name, kind) for name, kind in sorted(registry("pretrain").items())]
+    print(tabulate(methods, headers=["method", "", "presets besides digits"], maxcolwidths=[None, 70, None]))
     rows = []
     for name, path, told in available(runs):
         trained = "damaged: " + told["error"] if "error" in told else f"{told['method']}, epoch {told['epoch']}"
@@ -34,6 +32,13 @@ def main() -> None:
     print()
     print(tabulate(rows, headers=["checkpoint", "", "data set", "key", "", "lies in"]))
     print("\nand random-<backbone>[-sobel]@<seed>, which needs no file")
+
+
+def describe(name: str, kind: type) -> list[str]:
+    """A method's line of the table: its name, what it is, its presets."""
+    summary = (sys.modules[kind.__module__].__doc__ or "").partition("\n")[0]
+    presets = ", ".join(getattr(kind, "presets", ()))
+    return [name, summary, textwrap.fill(presets, 40, break_on_hyphens=False)]
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class DeepCluster(Method):
         "cifar100": SMALL | {"k": 1000},
         "cifar100-20": SMALL | {"k": 200},
         "stl10": SMALL,
+        "imagenet10": SMALL,
         "tiny-imagenet": SMALL | {"k": 2000},
         "imagenet": PHOTOGRAPHS | {"k": 10000, "epochs": 500},  # the paper's; its VGG-16 is --backbone vgg16
         "places205": PHOTOGRAPHS | {"k": 10000},
@@ -109,7 +110,8 @@ class DeepCluster(Method):
             "k-means": (self.iterations + 1) * count * pca * self.k,
             "training": BACKWARD * count * (image + dim * self.k),
         }
-        return Cost(self.epochs, phases, scratch=4 * count * dim, memory=4 * count * pca)
+        memory = 4 * count * pca + self.image_bytes(dataset, count)
+        return Cost(self.epochs, phases, scratch=4 * count * dim, memory=memory)
 
     def cluster(self, descriptors: np.ndarray, run: Training, epoch: int) -> tuple[Whitening, KMeans]:
         """PCA-whiten the descriptors (N, D), normalise each to length 1, and cluster them with k-means."""

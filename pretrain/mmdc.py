@@ -31,6 +31,7 @@ COLOUR = dict(
     backbone="resnet18", batch=128, epochs=400, drop=0.2, drop_at=300, refine_at=350,
     degrees=0.0, flip=True, jitter=True, rotation=True,
 )  # fmt: skip
+FILES = COLOUR | dict(backbone="small_vgg", side=48, crops=(40,))
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class MMDC(Method):
         "stl10": COLOUR | dict(crops=(64,), size=64),
         "imagenet10": COLOUR | dict(side=96, crops=(64,), size=64),
         "tiny-imagenet": COLOUR | dict(crops=(40,), size=64, weight_decay=1e-4),
-        "folder": COLOUR | dict(backbone="small_vgg", side=48, crops=(40,)),
+        **dict.fromkeys(("imagenet", "places205", "places365", "folder"), FILES),
     }  # fmt: skip
     least: ClassVar[dict[str, float]] = Method.least | dict.fromkeys(
         ("k", "drop", "drop_at", "refine_at", "side", "size", "degrees", "dim", "sigma"), 0
     )
 
-    backbone: str = "small_vgg"
+    backbone: str = "small_vgg"  # or resnet18, resnet34 (the paper's), alexnet32, torchvision:NAME …
     images: Literal["split", "merged", "unlabelled"] = "merged"  # the paper trains and evaluates on all
     k: int = 0  # clusters; 0: the number of classes
     epochs: int = 60

@@ -35,6 +35,7 @@ class Supervised(Method):
     version: ClassVar[int] = 1
     presets: ClassVar[dict[str, dict]] = {
         **dict.fromkeys(("mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20", "stl10"), SMALL),
+        **dict.fromkeys(("imagenet10", "tiny-imagenet"), SMALL),
         **dict.fromkeys(("imagenet", "places205", "places365", "folder"), PHOTOGRAPHS),
     }
 
@@ -62,7 +63,8 @@ class Supervised(Method):
 
     def cost(self, dataset: Dataset, count: int) -> Cost:
         """See Method.cost."""
-        return Cost(self.epochs, {"training": BACKWARD * count * self.multiply_adds(dataset)})
+        phases = {"training": BACKWARD * count * self.multiply_adds(dataset)}
+        return Cost(self.epochs, phases, memory=self.image_bytes(dataset, count))
 
     def check(self, dataset: Dataset, count: int) -> None:
         """See Method.check."""

@@ -29,7 +29,7 @@ from results.errors import RunFailed, UserError
 from zoo.backbones import find
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset
-from zoo.device import side_by_side
+from zoo.device import check_stopped, side_by_side
 from zoo.evaluation import Evaluation
 from zoo.run import Outcome, Task, main
 from zoo.seeds import derive, generator, numpy_generator
@@ -136,6 +136,7 @@ class Linear(Task):
         heads = {layer: self.new_heads(source, layer, rates[layer]) for layer in rates}
         step = 0
         for epoch in range(epochs):
+            check_stopped()
             order = numpy_generator(self.seed, "order", epoch).permutation(ids)
             title = f"{what}, epoch {epoch + 1} of {epochs}"
             for rows, labels, x in source.train(order, BATCH, derive(self.seed, "crops", epoch), title):

@@ -313,7 +313,7 @@ def test_the_checkpoints_of_networks_with_a_dot_in_the_name_are_found(runs: Path
 
 @pytest.mark.parametrize("reference", ["random-alexnet32", "random-alexnet32@", "random-alexnet32@x", "random-@1"])
 def test_a_random_checkpoint_wants_a_backbone_and_a_seed(reference: str, runs: Path) -> None:
-    with pytest.raises(UserError, match="says no backbone and seed"):
+    with pytest.raises(UserError, match="does not say a backbone and a seed"):
         resolve(reference, runs)
 
 

@@ -51,6 +51,13 @@ def test_mmdc_costs_its_forward_units():
     assert sum(MMDC(rotation=True).cost(DIGITS, 100).phases.values()) == 17 * 100 * image
     assert MMDC().cost(DIGITS, 100).memory == 100 * 2 * 32**2
     assert Supervised(backbone="small_vgg").cost(DIGITS, 100).total == 30 * 3 * 100 * image
+    assert Supervised().cost(DIGITS, 100).memory == 100 * 32**2
+    assert Supervised().cost(find_dataset("imagenet"), 100).memory == 0  # read from files as they pass
+
+
+def test_attention_is_counted():
+    weights = pytest.importorskip("torchvision.models").ViT_B_16_Weights.DEFAULT
+    assert multiply_adds("torchvision:vit_b_16", 3, False, 224) == pytest.approx(weights.meta["_ops"] * 1e9, rel=1e-3)
 
 
 def test_a_larger_input_costs_more():

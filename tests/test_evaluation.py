@@ -153,7 +153,7 @@ def test_a_recorded_run_is_printed_and_not_repeated(options, forbidden, capsys):
     assert f"{record.metrics['top1_k3']:.4g}" in first
     forbidden()
     run(options())
-    assert capsys.readouterr().out == first
+    assert capsys.readouterr().out == first + "1 of 1 recorded before; --force runs them again\n"
 
 
 def test_force_repeats_it(options, monkeypatch):

@@ -154,7 +154,15 @@ class TinyNet(ImageNet):
     counts = {"classes": 2, "train": 3, "val": 2}  # noqa: RUF012
 
 
-@pytest.mark.parametrize("place", ["imagenet", "."])
+def test_a_folder_that_is_not_called_imagenet_is_not_taken_for_it(tmp_path):
+    write_folder(tmp_path / "photographs", SPLIT)
+    with pytest.raises(Missing, match="imagenet is not here"):
+        TinyNet(tmp_path / "photographs").preflight()
+    write_folder(tmp_path / "imagenet", SPLIT)
+    TinyNet(tmp_path / "imagenet").preflight()
+
+
+@pytest.mark.parametrize("place", ["imagenet", "imagenet-1k"])
 def test_imagenet_is_a_folder_with_exact_counts(tmp_path, place):
     write_folder(tmp_path / place, SPLIT)
     dataset = TinyNet(tmp_path)

@@ -11,7 +11,6 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from results.errors import UserError
-from zoo.datasets import images as module
 from zoo.datasets.decoding import Place, read_rgb
 from zoo.datasets.digits import Digits
 from zoo.datasets.images import ArrayImages, FileImages, ahead, table
@@ -169,23 +168,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, kind):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_workers_keep_the_order_and_do_not_run_far_ahead(workers, monkeypatch):
-    monkeypatch.setattr(module, "WAITING", 5)
     made = []
 
     def work(at):
         made.append(at)
         return torch.tensor(at)
 
-    for at, found in enumerate(ahead(work, 40, workers)):
+    for at, found in enumerate(ahead(work, 40, workers, 5)):
         assert found == at
         assert len(made) <= at + 1 + (5 if workers else 0)
     assert sorted(made) == list(range(40))
 
 
 def test_workers_stop_when_nobody_reads_on(monkeypatch):
-    monkeypatch.setattr(module, "WAITING", 5)
     made = []
-    found = ahead(lambda at: made.append(at) or torch.tensor(at), 1000, 2)
+    found = ahead(lambda at: made.append(at) or torch.tensor(at), 1000, 2, 5)
     assert next(found) == 0
     found.close()
     assert len(made) <= 6
@@ -193,7 +190,6 @@ def test_workers_stop_when_nobody_reads_on(monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_end_with_an_error(workers, monkeypatch):
-    monkeypatch.setattr(module, "WAITING", 5)
     before, made = threading.active_count(), []
 
     def work(at):
@@ -202,7 +198,7 @@ def test_workers_end_with_an_error(workers, monkeypatch):
         made.append(at)
         return at
 
-    found = ahead(work, 1000, workers)
+    found = ahead(work, 1000, workers, 5)
     assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="the fifth"):
         next(found)
@@ -222,7 +218,7 @@ def test_an_image_that_takes_long_keeps_its_place():
             others.set()
         return at
 
-    assert list(ahead(work, 3, workers=2)) == [0, 1, 2]
+    assert list(ahead(work, 3, 2, 9)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -32,16 +32,21 @@ def test_classes_and_images_are_drawn_from_the_seed():
 
 
 def test_a_run_learns_from_the_subset(tmp_path):
-    assert start(DeepCluster, tmp_path, *SHORT, "--k", "4", "--imbalance", "3") == 0
+    assert start(DeepCluster, tmp_path, *SHORT, "--k", "4", "--imbalance", "2") == 0
     found = record(tmp_path)
     labels = TINY.open("train").labels
-    sizes = [max(1, round(np.bincount(labels).min() * 3 ** (-r / 9))) for r in range(10)]
-    assert found.settings["imbalance"] == 3
+    sizes = [max(1, round(np.bincount(labels).min() * 2 ** (-r / 9))) for r in range(10)]
+    assert found.settings["imbalance"] == 2
     assert found.details["images"] == sum(sizes) == sum(found.details["history"][-1]["cluster_sizes"])
 
 
 @pytest.mark.parametrize(
-    ("dataset", "value", "told"), [(Unlabelled(), "3", "no classes"), (TINY, "0.5", "--imbalance 0.5 cannot be")]
+    ("dataset", "value", "told"),
+    [
+        (Unlabelled(), "3", "no classes"),
+        (TINY, "0.5", "--imbalance 0.5 cannot be"),
+        (TINY, "1000", "none of it would stay at an imbalance of 1000"),
+    ],
 )
 def test_an_imbalance_that_cannot_be(tmp_path, capsys, dataset, value, told):
     assert start(DeepCluster, tmp_path, *SHORT, "--k", "4", "--imbalance", value, dataset=dataset) == 2

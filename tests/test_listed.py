@@ -101,7 +101,13 @@ def test_a_list_without_labels_is_for_pretraining(pets):
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_lists_of_other_systems(pets, end):
     path = write_list(pets, "\ufeffa/1.jpg 0", "./b//3.jpg 1", str(pets / "5.bmp") + " 1", end=end)
-    assert held(Listed(str(path)).open("train")) == [str(pets / "5.bmp"), "a/1.jpg", "b/3.jpg"]
+    assert held(Listed(str(path)).open("train")) == ["5.bmp", "a/1.jpg", "b/3.jpg"]
+
+
+def test_an_image_has_one_name_however_it_is_spelled(pets):
+    twice = write_list(pets, "a/1.jpg 0", f"{pets / 'a' / '1.jpg'} 1")
+    with pytest.raises(UserError, match="name the same image"):
+        Listed(str(twice)).preflight()
 
 
 def test_names_of_files_may_be_any_bytes(tmp_path):

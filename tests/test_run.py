@@ -154,7 +154,7 @@ def test_places():
         ("--checkpoint /home/me:too/model.pth", "--checkpoint model.pth"),
         ("--device cuda:1", "--device cuda:1"),
         ("--data_dir data --k 10", "--k 10"),
-        ("--exclude /home/me/corrupt.txt --k 10", "--k 10"),
+        ("--exclude /home/me/corrupt.txt --k 10", "--exclude corrupt.txt --k 10"),
         ("--store /a --runs /b --out /c --k 10", "--k 10"),
         ("--store=/a --k 10 --runs=/b", "--k 10"),
         ("--checkpoint /home/me/model.pth.tar", "--checkpoint model.pth.tar"),

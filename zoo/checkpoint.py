@@ -157,7 +157,7 @@ def draw(reference: str) -> Checkpoint:
     """The random checkpoint `random-<backbone>[-sobel]@<seed>`: initial weights, no training."""
     match = RANDOM.fullmatch(reference)
     if match is None:
-        raise UserError(f"'{reference}' says no backbone and seed", fix="random-<backbone>[-sobel]@<seed>")
+        raise UserError(f"'{reference}' does not say a backbone and a seed", fix="random-alexnet32@0, for instance")
     seed = int(match["seed"])
     model = build(match["backbone"], sobel=match["sobel"] is not None, seed=seed)
     return Checkpoint(

@@ -121,3 +121,4 @@ def show(checkpoint: Checkpoint) -> None:
     shapes = {name: list(tensor.shape) for name, tensor in flatten(checkpoint.groups).items()}
     for group, held in summarise(shapes).items():
         print(f"{group:13} {held['tensors']} tensors, {held['parameters']:,} values")
+    print(f"{'layers':13} {', '.join((*find(checkpoint.backbone['name']).layers, EMBEDDING))}")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.backbones import EMBEDDING, Backbone, empty
 
-BACKWARD = (
-    3  # a training step's multiply-adds over a forward pass's: one more for the input's gradient, one for the weights'
-)
+# Multiply-adds of a training step over a forward pass's: the gradients of inputs and weights add one each.
+BACKWARD = 3
 RATE = 1e12  # multiply-adds a second: the unit that durations are shown in
 
 
@@ -33,7 +32,7 @@ class Cost:
 
     def __str__(self) -> str:
         rows = [(name, f"{count:.2e}", span(count / RATE)) for name, count in self.phases.items()]
-        rows.append((f"{self.epochs} epochs", f"{self.total:.2e}", span(self.total / RATE)))
+        rows.append((f"{self.epochs} epoch{'s' * (self.epochs != 1)}", f"{self.total:.2e}", span(self.total / RATE)))
         head = ("an epoch's", "multiply-adds", f"at {RATE:.0e} a second")
         table = tabulate(rows, head, disable_numparse=True, colalign=("left", "right", "right"))
         return f"{table}\ndisk {size(self.scratch)} while it runs, memory {size(self.memory)} besides model and batch"
@@ -42,20 +41,12 @@ class Cost:
 def multiply_adds(backbone: str, channels: int, sobel: bool, side: int) -> int:
     """Multiply-adds of one image (channels, side, side) through a backbone up to its embedding.
 
-    Those of convolutions and linear layers, counted on the meta device: nothing is computed.
+    Those of convolutions, matrix products and attention, counted on the meta device: nothing is computed.
     """
     model = empty(backbone, channels, sobel).eval()
-    counts: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = cast(Tensor, module.weight)  # a dot product with one of its rows for each value of the output
-        counts.append(output[0].numel() * weight[0].numel())
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(count)
-    model(blank(model, side), (EMBEDDING,))
-    return sum(counts)
+    with FlopCounterMode(display=False) as counter:
+        model(blank(model, side), (EMBEDDING,))
+    return counter.get_total_flops() // 2
 
 
 def blank(model: Backbone, side: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -12,9 +13,10 @@ from typing import TypeVar
 
 import torch
 
-from results.errors import UserError
+from results.errors import RunFailed, UserError
 
 PRECISIONS = ("fp32", "bf16")
+_stopping = threading.Event()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 DEVICES = "--device cpu, --device cuda or --device cuda:1"
@@ -68,9 +70,17 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: 
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of every thread of the process
+    _stopping.clear()
     pool = ThreadPoolExecutor(threads)
     try:
         yield from pool.map(work, items)
     finally:
+        _stopping.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+def check_stopped() -> None:
+    """End the work of an item whose side_by_side is over, by an error or a signal; long work asks now and then."""
+    if _stopping.is_set() and threading.current_thread() is not threading.main_thread():
+        raise RunFailed("stopped, because what it ran beside has ended")

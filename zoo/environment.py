@@ -10,7 +10,7 @@ import torch
 
 from results.files import ROOT
 
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu", "pillow")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu", "pillow")
 
 
 def _git(*arguments: str) -> str:

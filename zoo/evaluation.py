@@ -113,6 +113,8 @@ def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> N
                     if not limit:
                         options.records.write(record)
     show([found[part] for part in parts], options, limit)
+    if len(missing) < len(parts):
+        print(f"{len(parts) - len(missing)} of {len(parts)} recorded before; --force runs them again")
 
 
 def open_bench(

@@ -14,8 +14,9 @@ from results.errors import UserError
 from results.files import ROOT
 from results.store import DEFAULT_STORE, Store
 from zoo.checkpoint import DEFAULT
+from zoo.datasets.shards import split_patterns
 
-PLACES = ("--data-dir", "--exclude", "--store", "--runs", "--cache", "--out")  # their values are paths of this machine
+PLACES = ("--data-dir", "--store", "--runs", "--cache", "--out")  # their values are paths of this machine
 Flag = tyro.conf.FlagCreatePairsOff[bool]  # given or not; no --no-force
 
 
@@ -66,7 +67,7 @@ class MethodOptions(Options):
 
 @dataclass(frozen=True)
 class TaskOptions(Options):
-    checkpoint: str = DEFAULT  # a name that `python -m pretrain` lists, a file, random-alexnet32@0, or `reference`
+    checkpoint: str = DEFAULT  # a name that `python -m pretrain` lists, a file, random-BACKBONE@SEED, or `reference`
     cache: Path | None = None  # where features are kept, to be read again; else cache/ in the clone
 
 
@@ -89,7 +90,7 @@ def without_folders(value: str) -> str:
         kind, colon, place = "", "", value
     elif not colon:
         return value
-    paths = place.split(",") if kind in ("list", "shards") else [place]
+    paths = split_patterns(place) if kind in ("list", "shards") else [place]
     return kind + colon + ",".join(os.path.basename(path.rstrip(os.sep)) for path in paths)
 
 

@@ -142,7 +142,7 @@ def open_run(method: Method, dataset: Dataset, options: MethodOptions, directory
 def checkpoint_name(method: Method, dataset: Dataset) -> str:
     """<method>-<backbone>[-sobel]-<dataset>-s<seed>."""
     parts = [method.name.rpartition(".")[2], method.backbone, *(["sobel"] if method.sobel else [])]
-    return "-".join([*parts, dataset.name.replace(":", "-").replace(os.sep, "-"), f"s{method.seed}"])
+    return "-".join([*parts, dataset.name, f"s{method.seed}"]).replace(":", "-").replace(os.sep, "-")
 
 
 def ingredients(method: Method, dataset: Dataset) -> dict[str, Any]:

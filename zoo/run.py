@@ -32,6 +32,7 @@ from zoo.checkpoint import Checkpoint, Preprocessing
 from zoo.cost import Cost, multiply_adds
 from zoo.datasets import find
 from zoo.datasets.changes import say_changes
+from zoo.datasets.collection import Collection
 from zoo.datasets.dataset import UNLABELLED, Dataset
 from zoo.datasets.verify import exclude
 from zoo.options import MethodOptions, Options, TaskOptions, check_least, public
@@ -58,6 +59,7 @@ class Method:
         "imbalance": 1,
     }
 
+    # one of our own (alexnet, vgg16, small_vgg, resnet18 …), torchvision:NAME or timm:NAME
     backbone: str = "alexnet32"
     sobel: bool = False  # look at image gradients instead of colours
     images: Literal["split", "merged", "unlabelled"] = "split"  # the training split, all labelled, or the unlabelled
@@ -78,6 +80,10 @@ class Method:
     def cost(self, dataset: Dataset, count: int) -> Cost:
         """What training on `count` images of this data set takes."""
         raise NotImplementedError
+
+    def image_bytes(self, dataset: Dataset, count: int) -> int:
+        """What `count` images take in memory while they are trained on: nothing where they are files."""
+        return 0 if isinstance(dataset, Collection) else count * dataset.channels * (dataset.size or 0) ** 2
 
     def multiply_adds(self, dataset: Dataset) -> int:
         """Of the backbone, for one image of this data set."""
@@ -180,7 +186,7 @@ def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
     dataset = find(options.dataset, options.data_dir)
     if options.exclude is not None:
         exclude(dataset, options.exclude)
-    say_changes(dataset)
+    say_changes(dataset, remember=not options.dry_run)
     line = shlex.join(["python", "-m", kind.name, *public(words)])
     # Imported here: both import the classes above.
     if isinstance(settings, Method):

@@ -13,8 +13,10 @@ from zoo.datasets.collection import Collection
 from zoo.datasets.dataset import Dataset
 
 
-def say_changes(dataset: Dataset) -> None:
+def say_changes(dataset: Dataset, remember: bool = True) -> None:
     """One line on stderr if images came or went since the data set was last used, with the same ones left out.
+
+    remember: this is a use of it.
 
     Never an error: what is wrong with the data set is for its preflight to say.
     """
@@ -28,13 +30,15 @@ def say_changes(dataset: Dataset) -> None:
             change = describe(images - before["images"])
             print(f"{dataset.name} {change}: its records and caches are of the other content", file=sys.stderr)
         with suppress(OSError):
+            if not remember:
+                return
             write_json(memo, {"name": dataset.name, "images": images, "fingerprint": fingerprint})
 
 
 def place(dataset: Collection) -> Path:
     """The file where it is remembered."""
     left_out = sorted(name.hex() for name in dataset.excluded)
-    return ROOT / "cache" / "collections" / f"{digest([dataset.origin, left_out])[:32]}.json"
+    return ROOT / "cache" / "collections" / f"{digest([dataset.name, dataset.origin, left_out])[:32]}.json"
 
 
 def recall(memo: Path) -> dict | None:

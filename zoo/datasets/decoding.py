@@ -71,7 +71,7 @@ def read_rgb(place: Place, reduction: Reduction = whole) -> Image.Image:
         raise UserError(
             f"cannot read the image {place.name}: {reason(error)}",
             str(place),
-            "replace or delete the file; nothing is skipped in silence",
+            "replace it; python -m zoo.datasets --verify NAME lists all such images, for --exclude",
         ) from error
 
 

@@ -50,14 +50,17 @@ class FileDataset(Dataset):
         return {name: place / name for name in self.files if (place / name).is_file()}
 
     def candidates(self) -> Iterator[dict[str, Path]]:
-        """The files by name, from each folder in turn that has them. UserError for one that has only some."""
+        """The files by name, from each folder in turn that has them. UserError if there is none but one has some."""
+        incomplete = []
         for place in self.places:
             found = self.present(place)
             lacking = ", ".join(name for name in self.files if name not in found)
-            if found and lacking:
-                raise UserError(f"{self.name} is incomplete: {lacking} not found", str(place), self.source)
-            if found:
+            if found and not lacking:
                 yield found
+            elif found:
+                incomplete.append(UserError(f"{self.name} is incomplete: {lacking} not found", str(place), self.source))
+        if incomplete:
+            raise incomplete[0]
 
     def missing(self, why: str = "") -> Missing:
         """The error that none of the folders has the files."""

@@ -65,7 +65,8 @@ class CountedFolder(Folder):
     counts: dict[str, int]  # of the classes, and of each split's images
 
     def __init__(self, data_dir: Path | None) -> None:
-        self.places = list_places(data_dir, *self.folders)
+        # a folder that was given is taken for this data set only by its name: every other one has a train in it too
+        self.places = [place for place in list_places(data_dir, *self.folders) if place.name in self.folders]
         self.location = next((place for place in self.places if (place / "train").is_dir()), self.places[-1])
 
     def gather(self) -> dict[str, Split]:
@@ -88,7 +89,7 @@ class ImageNet(CountedFolder):
     """ILSVRC 2012: 1 000 classes of photographs, train and val."""
 
     name = "imagenet"
-    folders = ("imagenet",)
+    folders = ("imagenet", "imagenet-1k", "ILSVRC2012")
     counts = {"classes": 1000, "train": 1281167, "val": 50000}  # noqa: RUF012
     licence = "non-commercial research (image-net.org's terms)"
     source = "image-net.org (ILSVRC 2012), unpacked to DIR/imagenet/train/CLASS and DIR/imagenet/val/CLASS"

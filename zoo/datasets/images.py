@@ -25,7 +25,6 @@ from zoo.views import Stretch, View
 
 Batch = tuple[np.ndarray, Tensor]
 Result = TypeVar("Result")
-WAITING = 512  # decoded images that wait for the network: 77 MB at 224 px
 
 
 class Images(ABC):
@@ -168,7 +167,7 @@ class FileImages(Images):
         workers: int = 0,
     ) -> Iterator[Batch]:
         """See Images.batches: one view call per image, in `workers` threads beside the caller's."""
-        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), len(order), workers)
+        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), len(order), workers, 2 * batch)
         pinned = torch.device(device).type == "cuda"
         for start in range(0, len(order), batch):
             ids = order[start : start + batch]
@@ -200,8 +199,8 @@ def table(**columns: Sequence[bytes] | Sequence[int] | np.ndarray) -> np.ndarray
     return found
 
 
-def ahead(work: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
-    """work(0), work(1), … in this order, made by `workers` threads that run up to WAITING results ahead.
+def ahead(work: Callable[[int], Result], count: int, workers: int, most: int) -> Iterator[Result]:
+    """work(0), work(1), … in this order, made by `workers` threads that run up to `most` results ahead.
 
     Threads, not processes: decoders let go of Python's lock, while every fork would make the whole memory of a
     process that computes copy itself, page by page. 0 workers: made when asked for.
@@ -214,7 +213,7 @@ def ahead(work: Callable[[int], Result], count: int, workers: int) -> Iterator[R
         waiting: deque[Future[Result]] = deque()
         for at in range(count):
             waiting.append(pool.submit(work, at))
-            if len(waiting) > WAITING:
+            if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -113,7 +113,7 @@ def parse(lines: list[tuple[int, str]], file: Path, root: Path) -> np.ndarray:
     """The records that some lines say; see read_list."""
     folder = os.path.relpath(os.path.abspath(file.parent), root)
     found = [split_label(text) for _, text in lines]
-    paths = [os.path.normpath(os.path.join(folder, path)) for path, _ in found]
+    paths = [below(os.path.normpath(os.path.join(folder, path)), root) for path, _ in found]
     numbers = [number for number, _ in lines]
     return table(
         path=[os.fsencode(path) for path in paths],
@@ -121,6 +121,11 @@ def parse(lines: list[tuple[int, str]], file: Path, root: Path) -> np.ndarray:
         label=[os.fsencode(label) for _, label in found],
         line=numbers,
     )
+
+
+def below(path: str, root: Path) -> str:
+    """The path, relative to `root` where it lies below it: one image has one name."""
+    return os.path.relpath(path, root) if os.path.isabs(path) and Path(path).is_relative_to(root) else path
 
 
 def split_label(line: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.datasets.collection import Collection
 from zoo.datasets.folder import CountedFolder, Split, below, check_classes
 
 
@@ -19,6 +20,10 @@ class Places(CountedFolder):
     """A folder of scenes: the folder that an image lies in is its class."""
 
     licence = "non-commercial research and education (the terms of places.csail.mit.edu)"
+
+    def _unnamed(self, order: np.ndarray) -> bytes:
+        """The classes: a plain folder of the same paths has the outer folders' names as its classes."""
+        return Collection._unnamed(self, order)
 
     def gather(self) -> dict[str, Split]:
         """See CountedFolder.gather."""

@@ -124,7 +124,14 @@ def numbers(first: str, last: str) -> list[str]:
 
 def split_patterns(spelled: str) -> list[str]:
     """The patterns between the commas that are in no braces."""
-    return re.split(r",(?![^{}]*\})", spelled)
+    parts, depth = [""], 0
+    for letter in spelled:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def plain_name(pattern: str) -> str:

@@ -20,7 +20,7 @@ from zoo.datasets.images import table
 VERSION = 1  # of what is remembered
 FIELDS = ("key", "size", "offset", "label")
 IMAGES = ("jpg", "jpeg", "png", "webp")
-IGNORED = re.compile(r"\.[^.]|__[^/]*__")  # hidden files; webdataset's own
+IGNORED = re.compile(r"\.[^.].*|__[^/]*__")  # hidden files; webdataset's own
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 Sample = dict[str, tarfile.TarInfo]  # the members of one key by field
 
@@ -75,7 +75,7 @@ def group(file: BinaryIO, shard: Path) -> dict[str, Sample]:
     samples: dict[str, Sample] = {}
     for member in members(file, shard):
         folder, slash, base = member.name.removeprefix("./").rpartition("/")
-        if member.isdir() or any(IGNORED.match(part) for part in (*folder.split("/"), base)):
+        if member.isdir() or any(IGNORED.fullmatch(part) for part in (*folder.split("/"), base)):
             continue
         stem, _, field = base.partition(".")
         key, field = folder + slash + stem, field.lower()

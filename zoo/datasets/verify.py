@@ -46,7 +46,7 @@ def find_corrupt(images: FileImages, split: str) -> list[tuple[bytes, str]]:
             return reason(error)
         return ""
 
-    checked = ahead(check, len(images), workers=os.cpu_count() or 1)
+    checked = ahead(check, len(images), workers=os.cpu_count() or 1, most=256)
     progress = tqdm(checked, desc=split, total=len(images), disable=None, leave=False)
     wrong = [(number, why) for number, why in enumerate(progress) if why]
     names = images.subset(np.array([number for number, _ in wrong], dtype=np.int64)).names.tolist()
