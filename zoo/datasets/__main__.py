@@ -24,7 +24,7 @@ DOWNLOADS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "stl10": "STL10"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; the exit code: 2 if what was asked for is unknown, absent or damaged, 1 after --verify."""
+    """Print the table; the exit code: 2 if what was asked for is unknown, absent or damaged; 1 for corrupt images."""
     options = parse(arguments)
     try:
         if options.download:
