@@ -147,7 +147,7 @@ class ResizedCrop(View):
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """See View.image."""
         top, left, height, width = self.boxes(1, image.height, image.width, generator)[0].tolist()
-        box = to_tensor(image)[:, top : top + height, left : left + width]
+        box = to_tensor(image.crop((left, top, left + width, top + height)))
         cut = resize_fast(box, self.size, self.size)
         return cut.flip(-1) if self.flip and draw_flips(1, generator) else cut
 
