@@ -34,8 +34,8 @@ class Supervised(Method):
     name: ClassVar[str] = "pretrain.supervised"
     version: ClassVar[int] = 1
     presets: ClassVar[dict[str, dict]] = {
-        **dict.fromkeys(("mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20", "stl10"), SMALL),
-        **dict.fromkeys(("imagenet10", "tiny-imagenet"), SMALL),
+        **dict.fromkeys(("mnist", "fashion-mnist", "cifar10", "cifar100", "cifar100-20"), SMALL),
+        **dict.fromkeys(("stl10", "imagenet10", "tiny-imagenet"), SMALL),
         **dict.fromkeys(("imagenet", "places205", "places365", "folder"), PHOTOGRAPHS),
     }
 

@@ -175,6 +175,7 @@ def test_a_head_goes_back_to_torchvision(tmp_path: Path) -> None:
     state = written(make(lively("torchvision:resnet18"), top(512)), "torchvision", tmp_path)
     net = get_model("resnet18", num_classes=K)
     net.load_state_dict(state, strict=True)
+    assert torch.equal(net.fc.weight, state["fc.weight"])
 
 
 def test_networks_that_need_values_while_they_are_built_go_back() -> None:
@@ -188,7 +189,9 @@ def test_timms_own_networks_go_back(model: str, headed: bool, tmp_path: Path) ->
     pytest.importorskip("timm")
     network = lively(f"timm:{model}")
     state = written(make(network, top(network.embedding_dim) if headed else None), "timm", tmp_path)
-    timm_model(model, num_classes=K if headed else 0).load_state_dict(state, strict=True)
+    net = timm_model(model, num_classes=K if headed else 0)
+    net.load_state_dict(state, strict=True)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in net.state_dict().items())
 
 
 def test_a_head_on_something_else_is_left_out() -> None:

@@ -28,13 +28,17 @@ def test_idx_files_are_read_as_written(tmp_path, compress):
 def test_idx_files_are_found_wherever_they_lie(tmp_path, monkeypatch, root, place):
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "env"))
     write_mnist(tmp_path / root / place)
-    Tiny(tmp_path / "given").preflight()
+    dataset = Tiny(tmp_path / "given")
+    dataset.preflight()
+    assert len(dataset.open("train")) == dataset.splits["train"]
 
 
 @pytest.mark.parametrize("place", ["mnist", "MNIST/raw"])
 def test_idx_files_are_found_in_the_clone(tmp_path, place):
     write_mnist(tmp_path / "clone" / "data" / place)
-    Tiny(None).preflight()
+    dataset = Tiny(None)
+    dataset.preflight()
+    assert len(dataset.open("train")) == dataset.splits["train"]
 
 
 def test_the_folder_that_was_given_comes_first(tmp_path, monkeypatch):

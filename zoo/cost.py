@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.backbones import EMBEDDING, Backbone, empty
 
@@ -43,6 +42,8 @@ def multiply_adds(backbone: str, channels: int, sobel: bool, side: int) -> int:
 
     Those of convolutions, matrix products and attention, counted on the meta device: nothing is computed.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # here: it imports triton, which takes a third of a second
+
     model = empty(backbone, channels, sobel).eval()
     with FlopCounterMode(display=False) as counter:
         model(blank(model, side), (EMBEDDING,))

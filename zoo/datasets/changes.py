@@ -29,10 +29,9 @@ def say_changes(dataset: Dataset, remember: bool = True) -> None:
         if before is not None and before["fingerprint"] != fingerprint:
             change = describe(images - before["images"])
             print(f"{dataset.name} {change}: its records and caches are of the other content", file=sys.stderr)
-        with suppress(OSError):
-            if not remember:
-                return
-            write_json(memo, {"name": dataset.name, "images": images, "fingerprint": fingerprint})
+        if remember:
+            with suppress(OSError):
+                write_json(memo, {"name": dataset.name, "images": images, "fingerprint": fingerprint})
 
 
 def place(dataset: Collection) -> Path:
