@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from results.errors import UserError
 from zoo.checkpoint import Preprocessing
+from zoo.clustering.heads import linear_head
 from zoo.clustering.targets import Targets
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import ArrayImages
 from zoo.run import LATER, Method, main
 from zoo.seeds import generator
-from zoo.training import Training, linear_head
+from zoo.training import Training
 from zoo.views import CentreCrop, CropRotate, View, rotations
 
 COLOUR = dict(
@@ -91,11 +92,8 @@ class MMDC(Method):
         for epoch in run.epochs(self.epochs, network=network, optimizer=optimizer, targets=targets):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (self.drop if epoch >= self.drop_at else 1.0)
-            if epoch:
-                fill_gradients(network)
             if epoch >= self.refine_at:
-                with run.phase("refinement"):
-                    targets.refine(run.seed("refinement", epoch))
+                run.once("refinement", targets.refine, run.seed("refinement", epoch))
             rotation_loss = None
             if self.rotation:
                 with run.phase("rotation"):
@@ -175,7 +173,7 @@ class MMDC(Method):
         """
         order = torch.randperm(len(run.images), generator=generator(run.seed("order", epoch))).numpy()
         view = CropRotate(self.crops, run.preprocessing.size, self.degrees, self.flip, self.jitter)
-        total = torch.zeros((), device=run.device)
+        total = run.part("loss", {"sum": torch.zeros((), device=run.device)})
         for ids, x in run.batches(view, order, self.batch, "training", epoch):
             rows = torch.from_numpy(ids)
             if epoch < self.refine_at:
@@ -183,8 +181,8 @@ class MMDC(Method):
             network.train()
             loss = F.mse_loss(unit_outputs(network, x, run), targets[rows].to(run.device))
             step(optimizer, loss)
-            total += loss.detach() * len(ids)
-        return total.item() / len(order)
+            total["sum"] += loss.detach() * len(ids)
+        return total["sum"].item() / len(order)
 
     def learn_rotations(
         self, network: nn.ModuleDict, optimizer: torch.optim.Optimizer, run: Training, epoch: int
@@ -194,13 +192,13 @@ class MMDC(Method):
         order = torch.randperm(len(run.images), generator=generator(run.seed("rotation order", epoch))).numpy()
         view = FourRotations(CropRotate(self.crops, run.preprocessing.size))
         wanted = torch.arange(4, device=run.device).repeat(self.batch)
-        total = torch.zeros((), device=run.device)
+        total = run.part("rotation loss", {"sum": torch.zeros((), device=run.device)})
         for ids, x in run.batches(view, order, self.batch, "rotation", epoch):
             logits = network["rotnet_head"](torch.relu(run.embed(network["backbone"], x)))
             loss = F.cross_entropy(logits, wanted[: len(x)])
             step(optimizer, loss)
-            total += loss.detach() * len(ids)
-        return total.item() / len(order)
+            total["sum"] += loss.detach() * len(ids)
+        return total["sum"].item() / len(order)
 
 
 @dataclass(frozen=True)
@@ -238,12 +236,6 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=False)
     loss.backward()
     optimizer.step()
-
-
-def fill_gradients(network: nn.Module) -> None:
-    """Zeros for missing gradients, which after the first epoch only a resumed run has: its idle head moves too."""
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def parameter_groups(network: nn.ModuleDict, weight_decay: float) -> list[dict]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from results.errors import UserError
+from zoo.clustering.heads import linear_head
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import UNLABELLED, Dataset
 from zoo.run import Method, main
 from zoo.seeds import generator
-from zoo.training import Training, linear_head, trainable
+from zoo.training import Training, trainable
 from zoo.views import ResizedCrop
 
 SMALL = dict(epochs=10, batch=256)
@@ -84,9 +85,11 @@ class Supervised(Method):
         assert run.labels is not None  # checked before
         labels = torch.from_numpy(run.labels).to(run.device)
         predicted = torch.zeros(count, dtype=torch.int64, device=run.device)
-        steps, total = math.ceil(count / self.batch), torch.zeros((), device=run.device)
-        for number, (ids, x) in enumerate(run.batches(view, order, self.batch, "training", epoch)):
-            progress = (epoch * steps + number) / (self.epochs * steps)
+        seen: dict[str, Any] = {"steps": 0, "loss": torch.zeros((), device=run.device), "predicted": predicted}
+        run.part("seen", seen)
+        steps = math.ceil(count / self.batch)
+        for ids, x in run.batches(view, order, self.batch, "training", epoch):
+            progress = (epoch * steps + seen["steps"]) / (self.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * progress)) / 2
             rows = torch.from_numpy(ids).to(run.device)
@@ -95,9 +98,10 @@ class Supervised(Method):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            predicted[rows] = logits.detach().argmax(1)
-            total += loss.detach() * len(ids)
-        return total.item() / count, predicted.cpu().numpy()
+            seen["predicted"][rows] = logits.detach().argmax(1)
+            seen["loss"] += loss.detach() * len(ids)
+            seen["steps"] += 1
+        return seen["loss"].item() / count, seen["predicted"].cpu().numpy()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 from results.errors import UserError
 
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}(\..+)?")  # the names that new_sibling gives
 ROOT = Path(__file__).resolve().parent.parent  # the clone: the suite runs from it (editable install)
 
 FIXES = {
@@ -72,6 +74,13 @@ def new_sibling(path: Path) -> Path:
     return sibling
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove the temporary files that writes into the folder left where their process was killed."""
+    for path in folder.glob(".*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Force a written file to the disk, so that a power cut after the rename leaves no half of one."""
     handle = os.open(path, os.O_RDONLY)
@@ -82,8 +91,8 @@ def sync(path: Path) -> None:
 
 
 def as_user_error(error: OSError, path: Path) -> UserError:
-    """The UserError that says why `path` cannot be written, and what to do about it where we know."""
-    fix = FIXES.get(error.errno or 0, "")
+    """The UserError that says why `path` cannot be written, and what to do about it."""
+    fix = FIXES.get(error.errno or 0, "point the command's output elsewhere")
     return UserError(f"cannot write {path}: {error.strerror}", str(path.parent), fix)
 
 

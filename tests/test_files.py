@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from results import files
 from results.errors import UserError
-from results.files import ROOT, digest, replacing, write_bytes, write_json, write_text
+from results.files import ROOT, digest, new_sibling, remove_torn, replacing, write_bytes, write_json, write_text
 
 numbers = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -120,6 +120,7 @@ def test_a_disk_that_refuses_is_a_user_error_and_nothing_is_lost(tmp_path, monke
     assert os.strerror(number) in caught.value.happened
     assert str(tmp_path / "x") in caught.value.happened
     assert caught.value.looked == str(tmp_path)
+    assert "elsewhere" in caught.value.fix
     monkeypatch.undo()
     assert contents(tmp_path) == {"x": b"old"}
 
@@ -167,3 +168,13 @@ def test_an_error_about_another_file_is_not_ours(tmp_path):
     with pytest.raises(OSError, match="cannot identify image"), replacing(tmp_path / "x"):
         raise OSError("cannot identify image")
     assert contents(tmp_path) == {}
+
+
+def test_what_killed_writes_left_is_removed(tmp_path):
+    left = [new_sibling(tmp_path / name) for name in ("log.jsonl", "x.json", "state-3.pt")]
+    kept = [tmp_path / name for name in (".hidden", ".git.0123", "log.jsonl", ".cache.tar")]
+    for path in kept:
+        path.write_text("")
+    remove_torn(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)

@@ -174,7 +174,7 @@ def test_workers_keep_the_order_and_do_not_run_far_ahead(workers, monkeypatch):
         made.append(at)
         return torch.tensor(at)
 
-    for at, found in enumerate(ahead(work, 40, workers, 5)):
+    for at, found in enumerate(ahead(work, range(40), workers, 5)):
         assert found == at
         assert len(made) <= at + 1 + (5 if workers else 0)
     assert sorted(made) == list(range(40))
@@ -182,7 +182,7 @@ def test_workers_keep_the_order_and_do_not_run_far_ahead(workers, monkeypatch):
 
 def test_workers_stop_when_nobody_reads_on(monkeypatch):
     made = []
-    found = ahead(lambda at: made.append(at) or torch.tensor(at), 1000, 2, 5)
+    found = ahead(lambda at: made.append(at) or torch.tensor(at), range(1000), 2, 5)
     assert next(found) == 0
     found.close()
     assert len(made) <= 6
@@ -198,7 +198,7 @@ def test_workers_end_with_an_error(workers, monkeypatch):
         made.append(at)
         return at
 
-    found = ahead(work, 1000, workers, 5)
+    found = ahead(work, range(1000), workers, 5)
     assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="the fifth"):
         next(found)
@@ -218,7 +218,7 @@ def test_an_image_that_takes_long_keeps_its_place():
             others.set()
         return at
 
-    assert list(ahead(work, 3, 2, 9)) == [0, 1, 2]
+    assert list(ahead(work, range(3), 2, 9)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

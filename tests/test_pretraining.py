@@ -3,9 +3,6 @@
 import errno
 import os
 import re
-import signal
-import subprocess
-import sys
 from unittest.mock import patch
 
 import numpy as np
@@ -19,7 +16,6 @@ from results.files import ROOT
 from results.record import cell_key
 from zoo.checkpoint import Checkpoint, describe, recipe, resolve
 from zoo.clustering.scores import scores
-from zoo.datasets.digits import Digits
 from zoo.datasets.folder import Folder
 from zoo.pretraining import METRICS
 from zoo.run import registry, settings_of
@@ -324,23 +320,22 @@ def test_a_run_that_fails_leaves_its_reason_and_no_record(tmp_path, capsys):
     with failing(2, RunFailed("it went wrong")):
         assert start(FASTEST, tmp_path, *SHORT) == 1
     assert "error: it went wrong" in capsys.readouterr().err
-    assert [path.split("/")[-1] for path in files(tmp_path)] == ["error.txt", "log.jsonl", "state.pt"]
+    assert [path.split("/")[-1] for path in files(tmp_path)] == ["error.txt", "log.jsonl", "state-1.pt", "state-2.pt"]
     (reason,) = tmp_path.glob("runs/*/error.txt")
     assert "it went wrong" in reason.read_text()
     assert start(FASTEST, tmp_path, *SHORT) == 0
     assert not reason.exists()
 
 
-def test_a_torn_state_says_force(tmp_path, capsys):
+def test_a_torn_state_is_passed_over_for_the_one_before_it(tmp_path, capsys):
     with failing(2, KeyboardInterrupt):
-        start(FASTEST, tmp_path, *SHORT)
-    (state,) = tmp_path.glob("runs/*/state.pt")
-    state.write_bytes(state.read_bytes()[:-1000])
-    assert start(FASTEST, tmp_path, *SHORT) == 2
-    err = capsys.readouterr().err
-    assert "--force" in err
-    assert state.parent.name in err
-    assert start(FASTEST, tmp_path, *SHORT, "--force") == 0
+        start(FASTEST, tmp_path / "torn", *SHORT)
+    newest = max(tmp_path.glob("torn/runs/*/state-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    for folder in ("torn", "whole"):
+        assert start(FASTEST, tmp_path / folder, *SHORT) == 0
+    assert f"{newest.name} is damaged" in capsys.readouterr().err
+    assert same(checkpoint(tmp_path / "torn"), checkpoint(tmp_path / "whole"))
 
 
 def test_a_damaged_checkpoint_is_made_again(tmp_path, capsys):
@@ -402,50 +397,3 @@ def test_an_image_that_cannot_be_read(images, tmp_path, capsys):
     assert start(FASTEST, tmp_path, *words, dataset=Folder(images)) == 2
     assert "5.png" in capsys.readouterr().err
     assert not list(tmp_path.glob("records/*/*/*.json"))
-
-
-KILLED = """
-import os, signal, sys
-import results.files
-from zoo.run import main, registry
-from zoo.training import Training
-
-name, kind, *words = sys.argv[1:]
-if name == "SIGTERM":  # in the middle of an epoch
-    log = Training.log
-    def dies(self, epoch, *values, **more):
-        if epoch == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        log(self, epoch, *values, **more)
-    Training.log = dies
-else:  # between the third state's writing and its renaming
-    sync, states = results.files.sync, []
-    def dies(path):
-        states.extend([path] if path.suffix == ".pt" else [])
-        if len(states) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(path)
-    results.files.sync = dies
-main(registry("pretrain")[kind], words)
-"""
-
-
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGKILL", -signal.SIGKILL)])
-def test_a_killed_process_is_continued_to_the_same_bits(name, code, tmp_path):
-    words = [*SHORT, "--limit", "64", "--threads", "1", "--quiet"]
-    places = ["--store", str(tmp_path / "killed" / "records"), "--runs", str(tmp_path / "killed" / "runs")]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, name, FASTEST.name, *words, *places], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert ("continues from what was saved" in done.stderr) == (name == "SIGTERM")
-    (state,) = tmp_path.glob("killed/runs/*/state.pt")
-    assert torch.load(state, weights_only=True)["epoch"] == 2
-    for folder in ("killed", "whole"):
-        assert start(FASTEST, tmp_path / folder, *SHORT, "--limit", "64", dataset=Digits()) == 0
-    killed, whole = checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole")
-    assert same(killed, whole)
-    assert killed.key == whole.key
-    assert files(tmp_path / "killed") == files(tmp_path / "whole")  # nothing half-written is left
-    assert untimed(log(tmp_path / "killed")) == untimed(log(tmp_path / "whole"))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from trainings import Unlabelled, checkpoint, files, log, start, training
+from trainings import Unlabelled, batches, checkpoint, files, log, start, training
 
 from pretrain.supervised import Supervised
-from zoo.training import linear_head
+from zoo.clustering.heads import linear_head
 from zoo.views import ResizedCrop
 
 
@@ -48,11 +48,11 @@ def test_an_epoch_by_hand(tmp_path):
     optimizer = torch.optim.SGD(network.parameters(), lr=99, momentum=method.momentum, weight_decay=method.weight_decay)
     buffers = [torch.zeros_like(p) for p in copy.parameters()]
     step = 0
-    for epoch in range(2):
+    for epoch in run.epochs(2):
         loss, predicted = method.learn(network, optimizer, run, epoch)
         order = torch.randperm(64, generator=torch.Generator().manual_seed(int_seed(run, epoch))).numpy()
         total, seen = 0.0, np.full(64, -1)
-        for ids, x in run.batches(ResizedCrop(32, (0.4, 1.0), flip=False), order, 24, "training", epoch):
+        for ids, x in batches(run, ResizedCrop(32, (0.4, 1.0), flip=False), order, 24, "training", epoch):
             logits = copy["top_layer"](torch.relu(copy["backbone"].embed(x)))
             labels = torch.from_numpy(run.labels[ids])
             nll = -F.log_softmax(logits, 1)[torch.arange(len(ids)), labels]

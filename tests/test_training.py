@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 from trainings import Tiny, files, untimed
 
-from results.errors import RunFailed, UserError
+from results.errors import RunFailed
 from zoo.backbones import build
 from zoo.preprocessing import Preprocessing
-from zoo.training import LOG, STATE, Training, create_array, has_collapsed, linear_head, trainable
+from zoo.state import states
+from zoo.training import LOG, SCRATCH, Training, create_array, has_collapsed, trainable
 from zoo.views import Centre
 
 HALVES = np.repeat([0, 1], [40, 24])  # an assignment of Tiny's 64 images
@@ -76,7 +78,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(tmp_path, stop):
         assert str(found.optimizer.state_dict()[group]) == str(wanted.optimizer.state_dict()[group])
     assert found.last == wanted.last
     assert untimed(run.history) == untimed(whole.history)
-    assert np.array_equal(run.previous, whole.previous)
+    assert torch.equal(run.previous["assignment"], whole.previous["assignment"])
 
 
 def test_a_finished_run_has_no_epochs_left(tmp_path):
@@ -95,19 +97,11 @@ def test_every_epoch_is_seeded_by_its_number(tmp_path):
     assert len({tuple(values.tolist()) for values in drawn}) == 3
 
 
-def test_parts_with_a_state_of_their_own_are_saved_and_loaded(tmp_path):
-    part = SimpleNamespace(state_dict=lambda: {"x": torch.ones(2)})
-    learn(training(tmp_path), 1, part=part)
-    loaded = []
-    learn(training(tmp_path), 1, part=SimpleNamespace(load_state_dict=loaded.append))
-    assert torch.equal(loaded[0]["x"], torch.ones(2))
-
-
 def test_the_log_has_what_the_history_has(tmp_path):
     run = training(tmp_path)
     learn(run, 3)
     assert [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()] == run.history
-    assert files(tmp_path) == [LOG, STATE]
+    assert files(tmp_path) == [LOG, *(path.name for _, path in states(tmp_path))]
 
 
 def test_an_entry_of_the_history(tmp_path):
@@ -171,12 +165,12 @@ def test_a_collapse_is_said_aloud(tmp_path, capsys):
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_leaves_the_state_before_it(tmp_path, loss):
     learn(training(tmp_path), 2)
-    before = (tmp_path / STATE).read_bytes()
+    before = states(tmp_path)
     run = training(tmp_path)
     epoch = next(run.epochs(3))
     with pytest.raises(RunFailed, match=r"in epoch 2.*smaller --lr"):
         run.log(epoch, loss, HALVES, 2)
-    assert (tmp_path / STATE).read_bytes() == before
+    assert states(tmp_path) == before
     assert len(run.history) == 2
 
 
@@ -187,57 +181,9 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     model.bias.data[0] = math.inf
     with pytest.raises(RunFailed, match=r"weights .* epoch 1"):
         next(epochs)
-    kept = torch.load(tmp_path / STATE, weights_only=True)
-    assert kept["epoch"] == 1
-    assert kept["parts"]["model"]["bias"].isfinite().all()
-
-
-def tear(state):
-    return state[: len(state) // 2]
-
-
-@pytest.mark.parametrize("damage", [tear, lambda state: b"", lambda state: b"nothing of ours" * 100])
-def test_a_torn_state_is_named(tmp_path, damage):
-    learn(training(tmp_path), 2)
-    state = tmp_path / STATE
-    state.write_bytes(damage(state.read_bytes()))
-    with pytest.raises(UserError, match="--force") as raised:
-        learn(training(tmp_path), 3)
-    assert str(tmp_path) in str(raised.value)
-
-
-def test_a_state_of_other_parts_is_named(tmp_path):
-    for _ in training(tmp_path).epochs(1, model=nn.Linear(2, 2)):
-        pass
-    with pytest.raises(UserError, match="--force"):
-        list(training(tmp_path).epochs(2, model=nn.Linear(3, 2)))
-    with pytest.raises(UserError, match="--force"):
-        list(training(tmp_path).epochs(2, network=nn.Linear(2, 2)))
-
-
-def test_a_full_disk_keeps_the_last_state(tmp_path, monkeypatch):
-    learn(training(tmp_path), 2)
-    before = (tmp_path / STATE).read_bytes()
-
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("results.files.sync", full)
-    with pytest.raises(UserError, match="No space left"):
-        learn(training(tmp_path), 3)
-    assert (tmp_path / STATE).read_bytes() == before
-    assert files(tmp_path) == [LOG, STATE]
-
-
-def test_a_hostile_state_is_not_executed(tmp_path):
-    class Hostile:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "owned"), "w"))
-
-    torch.save({"epoch": 1, "parts": Hostile()}, tmp_path / STATE)
-    with pytest.raises(UserError):
-        learn(training(tmp_path), 2)
-    assert not (tmp_path / "owned").exists()
+    kept = nn.Linear(2, 2)
+    assert next(training(tmp_path).epochs(3, model=kept)) == 1
+    assert kept.bias.isfinite().all()
 
 
 def test_batches_are_normalised_and_in_order(tmp_path):
@@ -285,18 +231,6 @@ def test_the_sobel_filters_do_not_train():
     assert len(trainable(model)) == len(list(model.parameters())) - 4
 
 
-def test_a_head_is_drawn_from_its_seed_alone():
-    state = torch.get_rng_state()
-    head = linear_head(512, 100, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert head.weight.shape == (100, 512)
-    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
-    assert abs(head.weight.mean().item()) < 2e-4
-    assert not head.bias.any()
-    assert torch.equal(head.weight, linear_head(512, 100, seed=3).weight)
-    assert not torch.equal(head.weight, linear_head(512, 100, seed=4).weight)
-
-
 def test_an_array_in_a_file(tmp_path):
     array = create_array(tmp_path / "x.f32", (5, 3))
     array[:] = np.arange(15).reshape(5, 3)
@@ -304,6 +238,59 @@ def test_an_array_in_a_file(tmp_path):
     assert np.array_equal(np.fromfile(tmp_path / "x.f32", np.float32), np.arange(15))
     assert create_array(tmp_path / "x.f32", (2, 3)).shape == (2, 3)
     assert (tmp_path / "x.f32").stat().st_size == 24
+
+
+def test_what_the_steps_of_a_phase_put_on_disk_stays_there(tmp_path):
+    def fill(run, stop=None):
+        for _ in run.epochs(1):
+            array = run.array("features", (64, 2))
+            for number, (ids, x) in enumerate(run.batches(Centre(32, 32), np.arange(64), 24, "features")):
+                if number == stop:
+                    raise KeyboardInterrupt
+                array[ids] = x.flatten(1)[:, :2].numpy() + run.extra
+        return np.array(array)
+
+    def start(extra):
+        run = training(tmp_path)
+        run.save_every, run.extra = 0.0, extra
+        return run
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(start(0), stop=1)
+    found = fill(start(100))
+    assert found[:24].max() < 50 < found[24:].min()  # the first step's rows were not computed again
+
+
+def test_an_array_that_was_lost_is_filled_again(tmp_path):
+    run = training(tmp_path)
+    epochs = run.epochs(1)
+    next(epochs)
+    run.array("features", (64, 2))
+    assert len(list(run.batches(Centre(32, 32), np.arange(64), 24, "features"))) == 3
+    run.state.save()
+    (tmp_path / SCRATCH[0]).unlink()
+    again = training(tmp_path)
+    assert next(again.epochs(1)) == 0
+    assert not again.array("features", (64, 2)).any()
+    assert len(list(again.batches(Centre(32, 32), np.arange(64), 24, "features"))) == 3
+
+
+def test_the_seconds_of_a_phase_outlive_an_interruption(tmp_path):
+    def run(stop=None):
+        run = training(tmp_path)
+        run.save_every = 0
+        for _ in run.epochs(1):
+            with run.phase("training"):
+                for number, _ in enumerate(run.batches(Centre(32, 32), np.arange(64), 32, "training")):
+                    time.sleep(0.05)
+                    if number == stop:
+                        raise KeyboardInterrupt
+            counted = run.seconds["training"]
+        return counted
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=1)
+    assert run() > 0.1  # both batches'
 
 
 def test_an_array_too_large_for_the_disk_is_an_error_at_once(tmp_path, monkeypatch):

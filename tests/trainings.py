@@ -66,6 +66,12 @@ def training(method, folder, dataset=TINY):
     )
 
 
+def batches(run, view, order, batch, phase, *seed):
+    """(ids, network input) that the steps of a phase get, without being its steps."""
+    for ids, pixels in run.images.batches(order, batch, view, run.seed(phase, *seed)):
+        yield ids, run.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last)
+
+
 def checkpoint(folder):
     """The one checkpoint there is in `folder`."""
     (path,) = folder.glob("runs/*/*.safetensors")

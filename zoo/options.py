@@ -33,6 +33,7 @@ class Options:
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     threads: int = 0  # 0: all processors
     workers: int = 2  # threads that decode image files
+    save_every: float = 10.0  # minutes between the states that an interrupted run continues from
     limit: int | None = None  # a smoke run on this many images: prints its numbers and records none
     force: Flag = False  # run again what is recorded
     dry_run: Flag = False  # say what would run, and why, and stop
@@ -48,7 +49,7 @@ class Options:
 
     def check(self) -> None:
         """UserError for an option that cannot be."""
-        least = {"threads": 0, "workers": 0, "limit": 1}
+        least = {"threads": 0, "workers": 0, "limit": 1, "save_every": 0}
         check_least({name: getattr(self, name) for name in least}, least)
         if not self.seeds or min(self.seeds) < 0:
             raise UserError("--seeds takes numbers from 0 on, at least one", fix="--seeds 0 1 2")

@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from results.errors import UserError
-from results.files import check_writable, write_bytes
+from results.files import check_writable, remove_torn, write_bytes
 from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
 from zoo.backbones import channels_for
@@ -23,7 +23,8 @@ from zoo.environment import environment
 from zoo.options import MethodOptions
 from zoo.run import Method, failure_noted, now, settings_of, shown_path
 from zoo.seeds import numpy_generator
-from zoo.training import LOG, SCRATCH, STATE, Training
+from zoo.state import remove, states
+from zoo.training import SCRATCH, Training
 
 METRICS = (
     "acc", "purity", "nmi_arithmetic", "nmi_geometric", "ami", "ari", "nmi_previous", "cluster_entropy", "loss",
@@ -39,7 +40,7 @@ def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str
     path = options.runs_dir / key / f"{checkpoint_name(method, dataset)}.safetensors"
     known = None if options.force else recorded(method.name, key, path, options)
     if options.dry_run:
-        verb = "continue" if (path.parent / STATE).exists() and not options.force else "train"
+        verb = "continue" if states(path.parent) and not options.force else "train"
         plan = f"will {verb}: {asdict(method)['epochs']} epochs in {shown_path(path.parent)}"
         print(f"{path.stem}  {key}  {'recorded' if known else plan}")
         print(f"{count:,} images\n{method.cost(dataset, count)}")
@@ -77,7 +78,7 @@ def recorded(task: str, key: str, path: Path, options: MethodOptions) -> tuple[R
     """The run's record and its checkpoint; None if one is not there, or a run to replace them is unfinished."""
     record = options.records.find(task, key)
     made = next((place for place in (path, REFERENCE / path.name) if holds(place, key)), None)
-    if record is None or made is None or (path.parent / STATE).exists():
+    if record is None or made is None or states(path.parent):
         return None
     return record, made
 
@@ -95,8 +96,8 @@ def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, k
     """Train, or continue, the run `key`; when this returns its record, that and the checkpoint are written."""
     check_places(path, options)
     if options.force:
-        for name in (STATE, LOG):
-            (path.parent / name).unlink(missing_ok=True)
+        remove(path.parent)
+        discard(path.parent, *SCRATCH)
     run = open_run(method, dataset, options, path.parent)
     try:
         with failure_noted(path.parent):
@@ -108,12 +109,19 @@ def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, k
             record = make_record(checkpoint, method, dataset, run, line, started, place)
             if options.limit is None:
                 options.records.write(record)
-    finally:
-        for name in SCRATCH:
-            (path.parent / name).unlink(missing_ok=True)
-    for left in (path.parent / STATE, *path.parent.glob(".state.*")):  # the latter where a write was killed
-        left.unlink(missing_ok=True)  # last: what failed before it can be tried again
+    except Exception:  # not a signal, after which it is needed again
+        discard(path.parent, *SCRATCH)
+        raise
+    discard(path.parent, *SCRATCH)
+    remove_torn(path.parent)
+    remove(path.parent)  # last: what failed before it can be tried again
     return record
+
+
+def discard(directory: Path, *names: str) -> None:
+    """Remove the files of these names, where they are there."""
+    for name in names:
+        (directory / name).unlink(missing_ok=True)
 
 
 def check_places(path: Path, options: MethodOptions) -> None:
@@ -136,6 +144,7 @@ def open_run(method: Method, dataset: Dataset, options: MethodOptions, directory
         directory=directory,
         workers=options.workers,
         quiet=options.quiet,
+        save_every=options.save_every,
     )
 
 
@@ -193,11 +202,12 @@ def make_record(
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
             "images": len(run.images),
             "history": run.history,
+            **({"conclusion": run.conclusion} if run.conclusion else {}),
         },
         environment=place,
         command=line,
         started=started,
-        seconds=round(sum(sum(entry["seconds"].values()) for entry in run.history), 1),
+        seconds=round(sum(sum(entry["seconds"].values()) for entry in (*run.history, {"seconds": run.seconds})), 1),
     )
 
 

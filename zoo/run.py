@@ -11,7 +11,6 @@ import importlib
 import os
 import pkgutil
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import tyro
 from torch import Tensor
@@ -36,9 +35,9 @@ from zoo.datasets.collection import Collection
 from zoo.datasets.dataset import UNLABELLED, Dataset
 from zoo.datasets.verify import exclude
 from zoo.options import MethodOptions, Options, TaskOptions, check_least, public
+from zoo.signals import CONTINUES, signals
 
 ERROR = "error.txt"
-CONTINUES = "the same command, without --force, continues from what was saved"
 LATER = {"later": True}  # metadata of a setting that its class did not have at first; see settings_of
 Settings = TypeVar("Settings", bound="Method | Task")
 
@@ -159,9 +158,9 @@ def main(kind: type[Method] | type[Task], arguments: Sequence[str] | None = None
 
 def guarded(work: Callable[[], Any]) -> int:
     """The exit code of `work`: 0; 1 a run failed; 2 the person can fix it; 130 and 143 after signals."""
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        return ending(work)
+        with signals.handled():
+            return ending(work)
     except OSError as error:
         if error.errno not in FIXES:
             raise
@@ -171,11 +170,6 @@ def guarded(work: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; {CONTINUES}", file=sys.stderr)
         return 130
-
-
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    print(f"terminated; {CONTINUES}", file=sys.stderr)
-    raise SystemExit(143)
 
 
 def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:

@@ -1,26 +1,26 @@
-"""What a pretraining method trains with: images in batches, phases timed, history logged, state saved and resumed."""
+"""What a pretraining method trains with: images in batches, phases timed, history logged, all of it resumed."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from results.errors import RunFailed, UserError
-from results.files import write_bytes, write_text
+from results.errors import RunFailed
+from results.files import write_text
 from zoo.backbones import Backbone, build, channels_for
 from zoo.checkpoint import Preprocessing
 from zoo.clustering.scores import empty_clusters, entropy, nmi, scores
@@ -28,10 +28,13 @@ from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import Images
 from zoo.device import autocast
 from zoo.seeds import derive
+from zoo.state import State
 from zoo.views import View
 
-STATE, LOG = "state.pt", "log.jsonl"
+LOG = "log.jsonl"
 SCRATCH = ("descriptors.f32",)  # what only a running run needs
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -46,9 +49,17 @@ class Training:
     directory: Path
     workers: int = 2
     quiet: bool = False
+    save_every: float = 10.0  # minutes
     history: list[dict] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    previous: np.ndarray | None = None  # the last epoch's assignment
+    seconds: dict[str, float] = field(default_factory=dict)  # of the present epoch's phases
+    previous: dict[str, Tensor] = field(default_factory=dict)  # the last epoch's `assignment`
+    conclusion: dict[str, Any] = field(default_factory=dict)  # clusters after the last epoch, if a method makes some
+    since: float = 0.0  # when the seconds of the present phase were last counted
+
+    @cached_property
+    def state(self) -> State:
+        """What the run continues from, read when the training begins."""
+        return State(self.directory, self.save_every, self.device)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -75,35 +86,68 @@ class Training:
     def batches(
         self, view: View, order: np.ndarray, batch: int, phase: str, *seed: int
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """(ids, network input float32 (B, C, h, w)) of the images in `order`, with a progress bar."""
+        """(ids, network input float32 (B, C, h, w)) of the images in `order`, with a progress bar.
+
+        Batches are the steps of `phase`: a run that is continued gets those that it had not finished.
+        """
+        first, total = self.state.done(phase), math.ceil(len(order) / batch)
         drawn = self.seed(phase, *seed)
-        stream = self.images.batches(order, batch, view, drawn, device=self.device, workers=self.workers)
-        total = math.ceil(len(order) / batch)
+        stream = self.images.batches(order, batch, view, drawn, self.device, self.workers, first)
+        steps = zip(self.state.steps(phase, total), stream)
         hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
-        for ids, pixels in tqdm(stream, desc=phase, total=total, disable=hidden, leave=False):
+        for _, (ids, pixels) in tqdm(steps, desc=phase, initial=first, total=total, disable=hidden, leave=False):
             x = self.preprocessing.normalise(pixels)
             yield ids, x.contiguous(memory_format=torch.channels_last)
+            self._count(phase)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the seconds of a part of the epoch under `name`."""
-        start = time.perf_counter()
+        self.since = time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._count(name)
+
+    def _count(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.since
+        self.since = now
+
+    def once(self, name: str, work: Callable[..., Result], *given: Any) -> Result:
+        """work(*given), plain values and tensors, as a phase: a run that is continued does not do it again."""
+        with self.phase(name):
+            return self.state.once(name, lambda: work(*given))
+
+    def part(self, name: str, part: Part) -> Part:
+        """The part, given what it held in this epoch if the run is continued in it (see State.part)."""
+        return self.state.part(name, part)
+
+    def array(self, phase: str, shape: tuple[int, int]) -> np.ndarray:
+        """A float32 array on disk that the steps of `phase` fill, with what they had filled before."""
+        path = self.directory / SCRATCH[0]
+        if not path.exists() or path.stat().st_size != 4 * shape[0] * shape[1]:
+            self.state.forget(phase)
+        array = open_array(path, shape) if self.state.done(phase) else create_array(path, shape)
+        self.part(f"{phase} on disk", OnDisk(array))
+        return array
 
     def epochs(self, total: int, **parts: Any) -> Iterator[int]:
         """Epoch numbers from where an interrupted run stopped; after each, the state of `parts` is saved.
 
-        A part is a module, an optimizer or a plain dict of tensors and numbers. Everything random in an epoch
-        is drawn from the seed and the epoch's number, so a run that was interrupted ends like one that was not.
-        RunFailed for weights that are no numbers: the state saved before that epoch stays.
+        Everything random in an epoch is drawn from the seed and the epoch's number, so a run that was interrupted
+        ends like one that was not. RunFailed for weights that are no numbers: the state before that epoch stays.
         """
-        for epoch in range(self._restore(parts), total):
+        for name, part in {**parts, "history": self.history, "previous": self.previous}.items():
+            self.part(name, part)
+        if self.state.number and not self.quiet:
+            tqdm.write(f"continuing in epoch {self.state.done('epochs')}", file=sys.stderr)
+        for epoch in self.state.epochs("epochs", total):
             torch.manual_seed(self.seed("epoch", epoch))  # dropout draws from the global generator
-            self.seconds = {}
+            self.seconds = self.part("seconds", {})
             yield epoch
             self._check_finite(epoch, parts)
-            self._save(epoch + 1, parts)
+            lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in self.history)
+            write_text(self.directory / LOG, lines)  # before the state: a run that dies between repeats the epoch
+        self.seconds = self.part("seconds", {})
 
     def log(self, epoch: int, loss: float, assignment: np.ndarray, k: int, **values: Any) -> None:
         """Add an epoch to the history: its loss, its clusters against the labels, its seconds.
@@ -112,17 +156,29 @@ class Training:
         """
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}", epoch)
-        sizes = np.bincount(assignment, minlength=k)
-        found = {"cluster_entropy": entropy(sizes), "empty_clusters": empty_clusters(sizes)}
-        if self.labels is not None:
-            found = scores(assignment, self.labels, k=k)
-        stayed = None if self.previous is None else nmi(assignment, self.previous, "geometric")
-        self.previous = assignment
+        sizes, found = self._describe(assignment, k)
+        before = self.previous.get("assignment")
+        stayed = None if before is None else nmi(assignment, before.numpy(), "geometric")
+        self.previous["assignment"] = torch.from_numpy(assignment)
         entry = {"epoch": epoch, "loss": loss, **found, "nmi_previous": stayed, **values}
-        entry |= {"cluster_sizes": sizes.tolist(), "seconds": {n: round(s, 3) for n, s in self.seconds.items()}}
-        entry["collapsed"] = has_collapsed(sizes)
+        entry |= {"cluster_sizes": sizes.tolist(), "seconds": self._rounded(), "collapsed": has_collapsed(sizes)}
         self.history.append(entry)
         self._say(entry, k)
+
+    def conclude(self, assignment: np.ndarray, k: int) -> None:
+        """Note the clusters that the trained network gives, after the last epoch."""
+        sizes, found = self._describe(assignment, k)
+        self.conclusion = {**found, "cluster_sizes": sizes.tolist(), "seconds": self._rounded()}
+
+    def _describe(self, assignment: np.ndarray, k: int) -> tuple[np.ndarray, dict[str, float]]:
+        """The clusters' sizes (k,), and their scores against the labels, if there are some."""
+        sizes = np.bincount(assignment, minlength=k)
+        if self.labels is not None:
+            return sizes, scores(assignment, self.labels, k=k)
+        return sizes, {"cluster_entropy": entropy(sizes), "empty_clusters": empty_clusters(sizes)}
+
+    def _rounded(self) -> dict[str, float]:
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
 
     def _say(self, entry: dict, k: int) -> None:
         if self.quiet:
@@ -149,33 +205,6 @@ class Training:
         kept = f"the state before it is kept in {self.directory.name}" if epoch else "nothing was saved before it"
         return RunFailed(f"{happened} in epoch {epoch}; {kept}. Try a smaller --lr")
 
-    def _save(self, epoch: int, parts: dict[str, Any]) -> None:
-        held = {name: part if isinstance(part, dict) else part.state_dict() for name, part in parts.items()}
-        previous = None if self.previous is None else torch.from_numpy(self.previous)
-        written = io.BytesIO()  # not the file itself: there a full disk would be torch's RuntimeError
-        torch.save({"epoch": epoch, "parts": held, "history": self.history, "previous": previous}, written)
-        lines = "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in self.history)
-        write_text(self.directory / LOG, lines)  # first: a run that dies between the two repeats the epoch
-        write_bytes(self.directory / STATE, written.getbuffer())
-
-    def _restore(self, parts: dict[str, Any]) -> int:
-        path = self.directory / STATE
-        if not path.exists():
-            return 0
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            for name, part in parts.items():
-                load = part.update if isinstance(part, dict) else part.load_state_dict
-                load(state["parts"][name])
-            self.history[:] = state["history"]
-            self.previous = None if state["previous"] is None else state["previous"].cpu().numpy()
-        except Exception as error:  # a torn or foreign file can fail in any layer of the reader
-            happened = f"the saved state {STATE} cannot be continued from ({type(error).__name__})"
-            raise UserError(happened, str(self.directory), "--force, to start afresh") from error
-        if not self.quiet and state["epoch"]:
-            tqdm.write(f"continuing after epoch {state['epoch'] - 1}", file=sys.stderr)
-        return state["epoch"]
-
 
 def has_collapsed(sizes: np.ndarray) -> bool:
     """Whether clusters of these sizes (k,) are degenerate: most are empty, or one holds most images.
@@ -193,20 +222,36 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def create_array(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def create_array(path: Path, shape: tuple[int, int]) -> np.memmap:
     """A float32 array that lies in the file `path`, which is made. OSError if the disk has no room for it."""
+    size = 4 * shape[0] * shape[1]
     with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):  # else a full disk would show as a crash (SIGBUS) when it is filled
-            os.posix_fallocate(file.fileno(), 0, max(1, 4 * shape[0] * shape[1]))
-        else:
-            file.truncate(4 * shape[0] * shape[1])
+        try:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would show as a crash (SIGBUS) when it is filled
+                os.posix_fallocate(file.fileno(), 0, max(1, size))
+            else:
+                file.truncate(size)
+        except OSError:
+            path.unlink()
+            raise
+    return open_array(path, shape)
+
+
+def open_array(path: Path, shape: tuple[int, int]) -> np.memmap:
+    """The float32 array in a file, which what is written to it changes."""
     return np.memmap(path, dtype=np.float32, mode="r+", shape=shape)
 
 
-def linear_head(dim: int, outputs: int, seed: int) -> nn.Linear:
-    """A new linear layer (outputs, dim) with weights N(0, .01) and bias 0: the heads of both papers."""
-    generator = torch.Generator().manual_seed(seed)
-    head = nn.Linear(dim, outputs, device="meta").to_empty(device="cpu")
-    nn.init.normal_(head.weight, 0.0, 0.01, generator=generator)
-    nn.init.zeros_(head.bias)
-    return head
+@dataclass
+class OnDisk:
+    """An array on disk as a part of a state: there is nothing to save but what is still on its way to the disk."""
+
+    array: np.memmap
+
+    def state_dict(self) -> dict:
+        """Nothing, once all is on the disk."""
+        self.array.flush()
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """What the file holds is there already."""

@@ -47,10 +47,10 @@ def kmeans(
     RunFailed if x is not finite; UserError if k is not in 1…N, if fewer than k rows differ, or without faiss.
     Source: Caron et al. 2018, section 3.2; the split of empty clusters is faiss's.
     """
-    x = _matrix(x)
+    x = matrix(x)
     generator = np.random.default_rng(seed)
     rows = distinct_rows(x, k, generator)
-    centroids = x[rows] if start is None else _matrix(start).copy()
+    centroids = x[rows] if start is None else matrix(start).copy()
     if centroids.shape != (k, x.shape[1]):
         raise ValueError(f"a start of shape {centroids.shape} is not k = {k} rows of {x.shape[1]}")
     index = flat_index(x.shape[1], device)
@@ -70,8 +70,8 @@ def kmeans(
 
 def nearest(x: Rows, centroids: Rows, device: str | torch.device = "cpu") -> np.ndarray:
     """The nearest centroid of each row of x, (N,) int64, by squared distance in float32."""
-    x = _matrix(x)
-    return search(flat_index(x.shape[1], device), x, _matrix(centroids))[1]
+    x = matrix(x)
+    return search(flat_index(x.shape[1], device), x, matrix(centroids))[1]
 
 
 def distinct_rows(x: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
@@ -208,12 +208,12 @@ def search(index: Any, x: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray
     return distances[:, 0], assignment[:, 0]
 
 
-def _matrix(x: Rows) -> np.ndarray:
+def matrix(x: Rows) -> np.ndarray:
     """x as a float32 matrix in memory, copied only if need be. RunFailed if it holds NaN or infinity."""
     array = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x
-    matrix = np.ascontiguousarray(array, dtype=np.float32)
-    if matrix.ndim != 2:
-        raise ValueError(f"expected rows (N, d), got shape {matrix.shape}")
-    if not np.isfinite(matrix.sum(dtype=np.float64)):  # cheaper than N × d flags; float32 cannot overflow it
+    rows = np.ascontiguousarray(array, dtype=np.float32)
+    if rows.ndim != 2:
+        raise ValueError(f"expected rows (N, d), got shape {rows.shape}")
+    if not np.isfinite(rows.sum(dtype=np.float64)):  # cheaper than N × d flags; float32 cannot overflow it
         raise RunFailed("the features to cluster are not finite: they hold NaN or infinity")
-    return matrix
+    return rows

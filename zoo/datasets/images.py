@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -53,8 +53,9 @@ class Images(ABC):
         seed: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
+        first: int = 0,
     ) -> Iterator[Batch]:
-        """(ids, pixels) of the images in `order`, `batch` at a time, the last batch being what is left.
+        """(ids, pixels) of the images in `order`, `batch` at a time from batch `first` on, the last being what is left.
 
         pixels: 0..255, uint8 or float32 (B, C, h, w) on `device`, with whatever further axes the view adds.
         UserError, here and not in a worker, for an image that cannot be read.
@@ -104,12 +105,13 @@ class ArrayImages(Images):
         seed: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
+        first: int = 0,
     ) -> Iterator[Batch]:
         """See Images.batches; `workers` are of no use here."""
-        for number, start in enumerate(range(0, len(order), batch)):
+        for start in range(first * batch, len(order), batch):
             ids = order[start : start + batch]
             pixels = self.pixels[torch.from_numpy(ids).to(self.pixels.device)].to(device)
-            yield ids, view.tensors(pixels, generator(seed, number))
+            yield ids, view.tensors(pixels, generator(seed, start // batch))
 
 
 class FileImages(Images):
@@ -165,11 +167,13 @@ class FileImages(Images):
         seed: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
+        first: int = 0,
     ) -> Iterator[Batch]:
         """See Images.batches: one view call per image, in `workers` threads beside the caller's."""
-        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), len(order), workers, 2 * batch)
+        rest = range(first * batch, len(order))
+        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), rest, workers, 2 * batch)
         pinned = torch.device(device).type == "cuda"
-        for start in range(0, len(order), batch):
+        for start in rest[::batch]:
             ids = order[start : start + batch]
             # channels innermost, as decoders leave them and convolutions want them: nothing is transposed
             pixels = torch.stack([one.movedim(-3, -1) for one in islice(seen, len(ids))]).movedim(-1, -3)
@@ -199,20 +203,20 @@ def table(**columns: Sequence[bytes] | Sequence[int] | np.ndarray) -> np.ndarray
     return found
 
 
-def ahead(work: Callable[[int], Result], count: int, workers: int, most: int) -> Iterator[Result]:
-    """work(0), work(1), … in this order, made by `workers` threads that run up to `most` results ahead.
+def ahead(work: Callable[[int], Result], numbers: Iterable[int], workers: int, most: int) -> Iterator[Result]:
+    """work(number) for each of the numbers in their order, by `workers` threads that run up to `most` results ahead.
 
     Threads, not processes: decoders let go of Python's lock, while every fork would make the whole memory of a
     process that computes copy itself, page by page. 0 workers: made when asked for.
     """
     if not workers:
-        yield from map(work, range(count))
+        yield from map(work, numbers)
         return
     pool = ThreadPoolExecutor(workers)
     try:
         waiting: deque[Future[Result]] = deque()
-        for at in range(count):
-            waiting.append(pool.submit(work, at))
+        for number in numbers:
+            waiting.append(pool.submit(work, number))
             if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:

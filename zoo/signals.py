@@ -1,0 +1,61 @@
+"""What SIGTERM and Ctrl-C do: end the run at once, or after the step that is being computed, which is then saved."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CONTINUES = "the same command, without --force, continues from what was saved"
+
+
+class Signals:
+    """The process's answer to signals; `asked` is the one that waits for the end of a step, or None."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._waiting = False
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Answer SIGTERM and SIGINT while the block runs; only the main thread of a process can."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            self.asked = None
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """Let a first signal wait: whoever runs the block looks at `asked` after it. A second one does not."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals come to the main thread, which is not in this block
+            return
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def obey(self) -> None:
+        """End the process if a signal waits for that."""
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.asked is not None:
+            print(f"terminated; {CONTINUES}", file=sys.stderr)
+            raise SystemExit(143)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        first, self.asked = self.asked is None, number
+        if first and self._waiting:
+            print("stopping after this step (again: at once)", file=sys.stderr)
+        else:
+            self.obey()
+
+
+signals = Signals()
