@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
+from math import sqrt
 from pathlib import Path
+from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
-from releases import lively
+import torch.nn.functional as F
+from networks import lively
 from torch import Tensor, nn
 from torchvision.models import get_model
 
 from results.errors import UserError
-from zoo.backbones import Backbone, standard_preprocessing
+from zoo.backbones import Backbone, allocate, standard_preprocessing
 from zoo.checkpoint import Checkpoint, main
 from zoo.export import LIBRARIES, convert, export
 
@@ -86,52 +93,125 @@ def test_resnet50_loads_strictly(library: str, headed: bool, tmp_path: Path) -> 
     check_maps(resnet50(), net, STAGES, 64)
 
 
-def resnet50_of_detectron2() -> dict[str, tuple[int, ...]]:
-    """Names and shapes by hand: detectron2's modeling/backbone/resnet.py and its MODEL_ZOO's R-50 files."""
-    shapes: dict[str, tuple[int, ...]] = {}
+# What detectron2 0.6 (a Faster R-CNN with FPN, DetectionCheckpointer) and mmsegmentation 1.2.2 (mmengine 0.10.7,
+# init_cfg) held and gave after they had read the files of `fixed()`, with the settings that the export prints: number
+# and digest of names and shapes; of each map of `picture()` the mean and the last two values, the same in both.
+HELD = {"detectron2": (265, "f2f8785c8c5d0d89"), "mmseg": (318, "c1f7fd3808aa49e7")}
+GIVEN = {
+    "res2": (14.061213, 39.528835, 21.612568),
+    "res3": (81.90802, 220.8792, 311.00888),
+    "res4": (1850.561, 4698.5688, 2485.1968),
+    "res5": (5619.1831, 0.0, 2299.3147),
+}
 
-    def add(name: str, *shape: int) -> None:
-        shapes[f"{name}.weight"] = shape
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.norm.{part}"] = shape[:1]
 
-    add("stem.conv1", 64, 3, 7, 7)
-    before = 64
-    for stage, (count, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)]):
-        for block in range(count):
-            name = f"res{stage + 2}.{block}"
-            if block == 0:
-                add(f"{name}.shortcut", 4 * width, before, 1, 1)
-            add(f"{name}.conv1", width, before, 1, 1)
-            add(f"{name}.conv2", width, width, 3, 3)
-            add(f"{name}.conv3", 4 * width, width, 1, 1)
-            before = 4 * width
-    return shapes
+@cache
+def fixed() -> Backbone:
+    """A ResNet-50 whose values follow from the tensors' names, whatever draws initial weights."""
+    network = allocate("resnet50")
+    network.load_state_dict({name: draw(name, *t.shape) for name, t in network.state_dict().items()})
+    return network.eval()
+
+
+def draw(name: str, *shape: int) -> Tensor:
+    """A tensor's values, by the one generator of numpy's that never changes."""
+    drawn = torch.from_numpy(np.random.RandomState(crc32(name.encode())).random_sample(shape)).float()
+    if len(shape) == 4:
+        return (drawn - 0.5) * sqrt(24 / (shape[1] * shape[2] * shape[3]))
+    return drawn + 0.5 if name.endswith(("weight", "running_var")) else (drawn - 0.5) / 5 if shape else torch.tensor(0)
+
+
+def picture() -> Tensor:
+    """(1, 3, 64, 64), pixels of noise in RGB."""
+    pixels = np.random.RandomState(0).random_sample((64, 64, 3)) * 256
+    return torch.from_numpy(pixels.astype(np.uint8)).permute(2, 0, 1)[None]
+
+
+def tell(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, str]:
+    lines = sorted(f"{name} {shape}" for name, shape in shapes.items())
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def check_given(maps: Mapping[str, Tensor]) -> None:
+    for layer, expected in GIVEN.items():
+        flat = maps[layer].flatten()
+        assert torch.stack([flat.mean(), flat[-2], flat[-1]]).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def run_as_detectron2(state: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """The maps of a ResNet by detectron2's names: FrozenBatchNorm2d, and STRIDE_IN_1X1 False."""
+
+    def convolve(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        scale = state[f"{name}.norm.weight"] * (state[f"{name}.norm.running_var"] + 1e-5).rsqrt()
+        shift = state[f"{name}.norm.bias"] - state[f"{name}.norm.running_mean"] * scale
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    maps = {}
+    x = F.max_pool2d(convolve(x, "stem.conv1", 2).relu(), 3, 2, 1)
+    for stage, count in {"res2": 3, "res3": 4, "res4": 6, "res5": 3}.items():
+        for name in (f"{stage}.{block}" for block in range(count)):
+            stride = 2 if name in ("res3.0", "res4.0", "res5.0") else 1
+            straight = convolve(x, f"{name}.shortcut", stride) if f"{name}.shortcut.weight" in state else x
+            x = convolve(convolve(x, f"{name}.conv1").relu(), f"{name}.conv2", stride).relu()
+            x = (convolve(x, f"{name}.conv3") + straight).relu()
+        maps[stage] = x
+    return maps
+
+
+def test_our_resnet50_gives_what_the_libraries_gave() -> None:
+    with torch.no_grad():
+        check_given(fixed()(make(fixed()).preprocessing.normalise(picture()), tuple(GIVEN)))
 
 
 def test_detectron2s_layout(tmp_path: Path) -> None:
-    held = written(make(resnet50(), top(2048)), "detectron2", tmp_path)
+    held = written(make(fixed(), top(2048)), "detectron2", tmp_path)
     assert held.keys() == {"model", "__author__", "matching_heuristics"}
     assert held["matching_heuristics"] is True
-    assert {name: tuple(tensor.shape) for name, tensor in held["model"].items()} == resnet50_of_detectron2()
-    ours = resnet50().state_dict()
-    for theirs, name in {
-        "stem.conv1.norm.running_mean": "bn1.running_mean",
-        "res2.0.shortcut.weight": "layer1.0.downsample.0.weight",
-        "res2.0.shortcut.norm.bias": "layer1.0.downsample.1.bias",
-        "res4.5.conv3.norm.weight": "layer3.5.bn3.weight",
-        "res5.2.conv2.weight": "layer4.2.conv2.weight",
-    }.items():
-        assert torch.equal(held["model"][theirs], ours[name])
+    assert tell({name: tuple(tensor.shape) for name, tensor in held["model"].items()}) == HELD["detectron2"]
+    mean, std = (torch.tensor(values)[:, None, None] for values in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    check_given(run_as_detectron2(held["model"], (picture() - mean) / std))
 
 
 def test_mmsegmentations_layout(tmp_path: Path) -> None:
-    held = written(make(resnet50(), top(2048)), "mmseg", tmp_path)
+    held = written(make(fixed(), top(2048)), "mmseg", tmp_path)
     assert held.keys() == {"state_dict", "meta"}
-    net = get_model("resnet50")
-    net.fc = nn.Identity()
     assert all(name.startswith("backbone.") for name in held["state_dict"])
-    net.load_state_dict({name.removeprefix("backbone."): t for name, t in held["state_dict"].items()}, strict=True)
+    state = {name.removeprefix("backbone."): tensor for name, tensor in held["state_dict"].items()}
+    assert tell({name: tuple(tensor.shape) for name, tensor in state.items()}) == HELD["mmseg"]
+    net = get_model("resnet50")  # mmsegmentation's ResNet of style pytorch is this one
+    net.fc = nn.Identity()
+    net.load_state_dict(state, strict=True)
+    check_given(caught(net.eval(), STAGES, make(fixed()).preprocessing.normalise(picture())))
+
+
+def test_detectron2s_settings_are_printed() -> None:
+    images, settings, warning = convert(make(fixed()), "detectron2").notes
+    assert images.startswith("images of 224 px, in RGB, (pixel / 255 - mean) / std; mean (0.485, 0.456, 0.406)")
+    assert settings == (
+        "in detectron2: MODEL.WEIGHTS FILE MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.STRIDE_IN_1X1 False INPUT.FORMAT RGB "
+        "MODEL.PIXEL_MEAN '[123.675, 116.28, 103.53]' MODEL.PIXEL_STD '[58.395, 57.12, 57.375]'"
+    )
+    assert "BGR" in warning
+
+
+def test_mmsegmentations_settings_are_printed() -> None:
+    _, settings, warning = convert(make(fixed()), "mmseg").notes
+    assert settings == (
+        "in mmsegmentation: backbone=dict(type='ResNet', depth=50, style='pytorch', init_cfg=dict(type='Pretrained', "
+        "checkpoint=FILE, prefix='backbone.')), and in data_preprocessor mean=[123.675, 116.28, 103.53], "
+        "std=[58.395, 57.12, 57.375], bgr_to_rgb=True"
+    )
+    assert warning.startswith("without the prefix mmengine loads nothing")
+
+
+def test_one_mean_for_all_channels_is_printed_for_each() -> None:
+    checkpoint = make(fixed())
+    checkpoint.preprocessing = replace(checkpoint.preprocessing, mean=(0.0,), std=(1.0,))
+    settings = convert(checkpoint, "detectron2").notes[1]
+    assert settings.endswith("MODEL.PIXEL_MEAN '[0.0, 0.0, 0.0]' MODEL.PIXEL_STD '[255.0, 255.0, 255.0]'")
 
 
 LAST_OF_VGG = {"conv1": "features.2", "conv4": "features.12", "conv13": "features.42"}  # ReLUs
@@ -226,12 +306,15 @@ def test_other_channels_are_an_error() -> None:
     with pytest.raises(UserError, match="torchvision has no resnet50 of 1 channels"):
         convert(make(lively("resnet50", channels=1)), "torchvision")
     pytest.importorskip("timm")
-    assert convert(make(lively("resnet50", channels=1)), "timm").value["conv1.weight"].shape[1] == 1
+    exported = convert(make(lively("resnet50", channels=1)), "timm")
+    assert exported.value["conv1.weight"].shape[1] == 1
+    assert "in grey" in exported.notes[0]
 
 
-def test_a_name_that_detectron2_would_unpickle_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"out\.pkl would be no pickle") as caught:
-        export(make(resnet50()), "detectron2", tmp_path / "out.pkl")
+@pytest.mark.parametrize(("ending", "kind"), [(".pkl", "a plain pickle"), (".pyth", "a file of pycls")])
+def test_a_name_that_detectron2_would_read_otherwise_is_an_error(ending: str, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"detectron2 would read out\{ending} as {kind}") as caught:
+        export(make(resnet50()), "detectron2", tmp_path / f"out{ending}")
     assert caught.value.fix == "--out out.pth"
     assert not any(tmp_path.iterdir())
 

@@ -24,6 +24,7 @@ from zoo.renaming import Line, Named, Rule
 from zoo.tensors import mismatches
 
 LIBRARIES = ("torchvision", "timm", "detectron2", "mmseg")
+OTHERWISE = {".pkl": "a plain pickle", ".pyth": "a file of pycls"}  # detectron2 goes by the name
 NET = Rule(r"^net\.", "")  # where `torchvision:NAME` and `timm:NAME` keep the library's network
 STAGES = tuple(Rule(rf"^layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4))
 # detectron2's names (modeling/backbone/resnet.py): a batch norm belongs to its convolution.
@@ -49,7 +50,7 @@ class Target:
 
     head: what the library calls its last linear layer, "" where it has none. model: its name of the network.
     wrap: what the file holds, given the tensors. reshape: other shapes of tensors, given their new names. Notes are
-    for the reader.
+    for the reader; {mean} and {std} in them become the checkpoint's, of pixels from 0 to 255.
     """
 
     model: str
@@ -71,9 +72,9 @@ class Exported:
 
 def export(checkpoint: Checkpoint, library: str, path: Path) -> Exported:
     """Write a checkpoint for a library, atomically. UserError where the library has no such network."""
-    if path.suffix == ".pkl":  # detectron2 would open it with pickle itself
-        fix = f"--out {path.with_suffix('.pth').name}"
-        raise UserError(f"{path.name} would be no pickle but torch's format", fix=fix)
+    if library == "detectron2" and path.suffix in OTHERWISE:
+        happened = f"detectron2 would read {path.name} as {OTHERWISE[path.suffix]}, and it is written in torch's format"
+        raise UserError(happened, fix=f"--out {path.with_suffix('.pth').name}")
     exported = convert(checkpoint, library)
     with replacing(path) as temporary, temporary.open("wb") as file:  # by name, the file would hold the temporary one
         torch.save(exported.value, file)
@@ -134,8 +135,15 @@ def place_head(checkpoint: Checkpoint, target: Target) -> tuple[dict[str, Tensor
 def notes(checkpoint: Checkpoint, target: Target) -> list[str]:
     """What to know when using the file."""
     asked = checkpoint.preprocessing
-    images = f"images of {asked.size} px, in RGB, (pixel / 255 - mean) / std; mean {asked.mean}, std {asked.std}"
-    return [images, *target.notes]
+    colours = {1: "grey", 3: "RGB"}.get(asked.channels, f"{asked.channels} channels")
+    images = f"images of {asked.size} px, in {colours}, (pixel / 255 - mean) / std; mean {asked.mean}, std {asked.std}"
+    mean, std = bytewise(asked.mean, asked.channels), bytewise(asked.std, asked.channels)
+    return [images, *(note.format(mean=mean, std=std) for note in target.notes)]
+
+
+def bytewise(values: tuple[float, ...], channels: int) -> list[float]:
+    """Values of pixels in [0, 1], one a channel or one for all, as those of pixels from 0 to 255, one a channel."""
+    return [round(255 * value, 6) for value in (values if len(values) == channels else values * channels)]
 
 
 def build(library: str, model: str, outputs: int, channels: int) -> nn.Module:
@@ -208,8 +216,10 @@ RESNET50 = {
         DETECTRON2,
         wrap=wrap_detectron2,
         notes=(
-            "in detectron2: MODEL.WEIGHTS FILE, MODEL.RESNETS.DEPTH 50, MODEL.RESNETS.STRIDE_IN_1X1 False, "
-            "INPUT.FORMAT RGB, MODEL.PIXEL_MEAN and PIXEL_STD 255 times mean and std",
+            "in detectron2: MODEL.WEIGHTS FILE MODEL.RESNETS.DEPTH 50 MODEL.RESNETS.STRIDE_IN_1X1 False "
+            "INPUT.FORMAT RGB MODEL.PIXEL_MEAN '{mean}' MODEL.PIXEL_STD '{std}'",
+            "detectron2's own values are others: BGR, and the stride in the first convolution of a block; "
+            "with them the file loads too, and gives other features",
         ),
     ),
     "mmseg": Target(
@@ -217,7 +227,10 @@ RESNET50 = {
         wrap=wrap_mmseg,
         notes=(
             "in mmsegmentation: backbone=dict(type='ResNet', depth=50, style='pytorch', init_cfg=dict("
-            "type='Pretrained', checkpoint=FILE, prefix='backbone.')); its ResNetV1c has another stem",
+            "type='Pretrained', checkpoint=FILE, prefix='backbone.')), and in data_preprocessor "
+            "mean={mean}, std={std}, bgr_to_rgb=True",
+            "without the prefix mmengine loads nothing and only warns; ResNetV1c has another stem, style='caffe' the "
+            "stride in the first convolution of a block, and mmsegmentation reads images in BGR",
         ),
     ),
 }

@@ -145,6 +145,7 @@ class VISSL(Format):
 
     rules = (
         MODULE,
+        Rule(r"^(trunk\.)?(base_model\.)?(?=_feature_blocks\.)", ""),  # a whole model's, and a frozen trunk's names
         # block: a convolution and its batch norm, which are at these indices of `features`
         *(
             Rule(rf"^_feature_blocks\.{block}\.{part}\.", f"features.{index + part}.")
