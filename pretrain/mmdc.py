@@ -137,6 +137,7 @@ class MMDC(Method):
             raise UserError(f"one-hot means have {k} dimensions, not {self.dim}", fix="--means random")
         if not self.crops or min(self.crops) < 1 or max(self.crops) > side:
             raise UserError(f"crops of {self.crops} px cannot be cut from {side} px", fix=f"--crops {side * 7 // 8}")
+        self.multiply_adds(dataset)  # UserError for a size that the backbone does not take
 
     def source_side(self, dataset: Dataset) -> int:
         """The side of the images that crops are cut from."""
@@ -214,7 +215,9 @@ class FourRotations(View):
 
 def unit_outputs(network: nn.ModuleDict, x: Tensor, run: Training) -> Tensor:
     """The head's outputs (B, dim) divided by their length; a zero output stays zero."""
-    return F.normalize(network["top_layer"](torch.relu(run.embed(network["backbone"], x))))
+    outputs = network["top_layer"](torch.relu(run.embed(network["backbone"], x)))
+    length = outputs.norm(dim=1, keepdim=True)
+    return outputs / torch.where(length > 0, length, 1)  # F.normalize's floor of 1e-12 makes gradients of 1e11
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from sklearn.exceptions import ConvergenceWarning
 
 from results.errors import RunFailed
 from zoo.clustering.targets import Targets
@@ -37,6 +38,22 @@ def test_targets_are_unit_vectors_around_their_means(kind, sigma):
 
 def test_one_hot_means_are_the_identity():
     assert torch.equal(Targets.draw(9, 4, 4, "one_hot", 0.0, seed=0).means, torch.eye(4))
+
+
+def test_random_means_come_from_a_cube():
+    """Of points in a square 1 - tan(pi/8) of them, not half, are nearer to a diagonal than to an axis."""
+    means = Targets.draw(1, 40000, 2, "random", 0.0, seed=0).means.abs()
+    angle = torch.atan2(means[:, 1], means[:, 0])
+    share = ((angle > np.pi / 8) & (angle < 3 * np.pi / 8)).float().mean().item()
+    assert share == pytest.approx(1 - np.tan(np.pi / 8), abs=0.01)
+
+
+def test_components_are_drawn_independently():
+    counts = np.array(
+        [torch.bincount(Targets.draw(100, 5, 5, "one_hot", 0.0, seed).held, minlength=5) for seed in range(300)]
+    )
+    assert counts.mean(0) == pytest.approx(np.full(5, 20), abs=1)
+    assert counts.var(0) == pytest.approx(np.full(5, 100 * 0.2 * 0.8), rel=0.3)  # multinomial; 0 if they were balanced
 
 
 def test_the_noise_has_standard_deviation_sigma():
@@ -141,6 +158,15 @@ def test_refinement_of_targets_with_noise_goes_to_their_means():
     targets.refine(0)
     assert torch.equal(targets.held, component)
     assert torch.equal(targets[torch.arange(80)], targets.means[component])
+
+
+def test_refinement_of_a_collapsed_network_gives_all_images_one_target():
+    targets = Targets.draw(40, 5, 5, "one_hot", 0.0, seed=1)
+    held = torch.bincount(targets.held, minlength=5)
+    targets.outputs = torch.full((40, 5), 0.2).sqrt()
+    with pytest.warns(ConvergenceWarning):
+        targets.refine(0)
+    assert set(targets.held.tolist()) == {held.argmax().item()}  # the largest overlap
 
 
 def test_the_cluster_of_an_output_is_the_nearest_mean():
