@@ -44,9 +44,13 @@ def digest(value: Any) -> str:
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write to; it takes the name `path` only if the block ends well.
 
-    Parent folders are made. A full or read-only disk is a UserError; what stood at `path` stays as it was.
+    Parent folders are made. A full or read-only disk is a UserError, and so is what is no file at `path`: a folder, or
+    a device, which would be replaced. What stood at `path` stays as it was.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no file"
+        raise UserError(f"cannot write {path}: it is {kind}", fix="the name of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = new_sibling(path)

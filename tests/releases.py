@@ -20,18 +20,6 @@ K = 7
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
 
-def lively(name: str, **arguments: object) -> Backbone:
-    """A backbone in eval mode whose running statistics are not the identity, so that mixed-up ones would show."""
-    network = build(name, seed=3, **arguments)
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-    return network.eval()
-
-
 def uncounted(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict as torch wrote it before 0.4.1."""
     return OrderedDict((key, tensor) for key, tensor in state.items() if not key.endswith("tracked"))

@@ -247,3 +247,27 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="timm is not installed") as caught:
         find("timm:resnet14t")
     assert caught.value.fix == "pip install 'clusterzoo[timm]'"
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("resnet101", "torchvision:resnet101 or timm:resnet101"),
+        ("mobilenet_v3_small", "torchvision:mobilenet_v3_small"),
+        ("vit_tiny_patch16_224", "timm:vit_tiny_patch16_224"),
+        ("vit_base_patch16_224.augreg_in21k", "timm:vit_base_patch16_224.augreg_in21k"),
+    ],
+)
+def test_a_librarys_name_alone_is_met_with_what_to_type(name: str, fix: str) -> None:
+    pytest.importorskip("timm")
+    for look in (find, lambda name: resolve(f"random-{name}@0")):
+        with pytest.raises(UserError, match=f"{name} is not among our own backbones; others have it") as caught:
+            look(name)
+        assert caught.value.fix == fix
+
+
+def test_without_timm_its_names_are_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 is not among the backbones") as caught:
+        find("vit_tiny_patch16_224")
+    assert caught.value.fix.endswith("resnet50, torchvision:NAME, timm:NAME")

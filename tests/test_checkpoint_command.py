@@ -37,6 +37,11 @@ def test_import_under_a_name_never_replaces_another(tmp_path: Path, capsys: pyte
     assert main(command) == 2
     assert "mine.safetensors exists and holds something else" in capsys.readouterr().err
     assert resolve("mine", tmp_path / "runs").sha256 == first
+    for taken in (tmp_path, tmp_path / "model.pt"):  # a folder, and a file that is no checkpoint of ours
+        assert main([*command[:-2], "--out", str(taken)]) == 2
+        said = capsys.readouterr().err
+        assert f"error: {taken.name} exists and holds something else\n  looked in: {taken.parent}\n" in said
+        assert said.endswith("try: --name with another name, or --out with another file\n")
     assert main([*command[:-1], "other", "--out", str(tmp_path / "o.safetensors")]) == 0
     assert Checkpoint.load(tmp_path / "o.safetensors").name == "other"
 
@@ -67,7 +72,7 @@ def test_import_of_a_state_dict_that_does_not_tell_its_network(tmp_path: Path, c
     torch.save(build("alexnet32").state_dict(), tmp_path / "mine.pth")
     command = ["import", str(tmp_path / "mine.pth"), "--runs", str(tmp_path / "runs")]
     assert main(command) == 2
-    assert "--backbone NAME" in capsys.readouterr().err
+    assert f"try: python -m zoo.checkpoint import {tmp_path / 'mine.pth'} --backbone NAME" in capsys.readouterr().err
     assert main([*command, "--backbone", "alexnet32", "--name", "own"]) == 0
     assert "--layer conv3 --checkpoint" in capsys.readouterr().out
     assert resolve("own", tmp_path / "runs").backbone == {"name": "alexnet32", "channels": 3, "sobel": False}

@@ -67,19 +67,24 @@ def test_a_label_that_cannot_be_is_named(tmp_path, monkeypatch, name, file, at, 
     with pytest.raises(UserError, match=message) as caught:
         dataset.preflight()
     assert caught.value.looked == str(path)
+    assert caught.value.fix == f"delete it and get it again: {dataset.source}"
 
 
 def test_files_of_the_other_version_are_named(tmp_path, monkeypatch):
     dataset = find("cifar10", MINIATURES["cifar10"](tmp_path, monkeypatch))
     path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
     path.write_bytes(b"\x80\x02}q\x01")  # a pickle, as in the version for Python
-    with pytest.raises(UserError, match=r"data_batch_2.bin has 5 bytes, where 61460 are expected"):
+    with pytest.raises(UserError, match=r"data_batch_2.bin has 5 bytes, where 61460 are expected") as caught:
         dataset.preflight()
+    assert "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz" in caught.value.fix
 
 
 @pytest.mark.parametrize("text", ["airplane\nbird\n", "", "bird\n" * 10])
 def test_names_that_are_not_ten_are_refused(tmp_path, monkeypatch, text):
     dataset = Cifar10(MINIATURES["cifar10"](tmp_path, monkeypatch))
     (tmp_path / "cifar-10-batches-bin" / "batches.meta.txt").write_text(text)
-    with pytest.raises(UserError, match=r"batches.meta.txt has \d+ names in \d+ lines, where 10 are expected"):
+    with pytest.raises(
+        UserError, match=r"batches.meta.txt has \d+ names in \d+ lines, where 10 are expected"
+    ) as caught:
         dataset.preflight()
+    assert caught.value.fix == f"delete it and get it again: {dataset.source}"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from miniatures import STL10
 from pictures import PACKAGED, SPLIT, Tiny, elsewhere, write_folder, write_mnist  # noqa: F401
 from PIL import Image
 
@@ -12,6 +13,7 @@ from results.errors import UserError
 from zoo.datasets import DATASETS, __main__, find
 from zoo.datasets.dataset import Dataset, Missing, spaced
 from zoo.datasets.digits import Digits
+from zoo.datasets.stl10 import Stl10
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -58,9 +60,11 @@ def test_an_unknown_name_is_met_with_the_nearest(name, hint):
     assert "folder:PATH" in caught.value.fix
 
 
-def test_folder_wants_a_path():
-    with pytest.raises(UserError, match="no data set 'folder:'"):
-        find("folder:")
+@pytest.mark.parametrize("name", ["folder:", "list:", "shards:"])
+def test_what_is_spelled_wants_a_place(name):
+    with pytest.raises(UserError, match=f"'{name}' does not say where the images are") as caught:
+        find(name)
+    assert caught.value.fix == "folder:PATH, list:FILE or shards:PATTERN"
 
 
 # Splits and limits.
@@ -140,23 +144,57 @@ def test_the_fingerprint_of_digits_is_the_same_everywhere():
     assert Digits().fingerprint() == Digits().fingerprint(full=True) == expected
 
 
-def test_the_command_lists_what_is_here_and_what_is_not(tmp_path, capsys):
-    write_folder(tmp_path / "pets", SPLIT)
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_command_lists_what_is_here_and_what_is_not(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
     assert __main__.main([]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split()[:2] for line in lines] == [[name, "yes" if name == "digits" else "no"] for name in DATASETS]
-    assert "train 1438, test 359" in lines[0]
-    assert Digits().fingerprint()[:12] in lines[0]
-    assert "--download mnist" in lines[1]
-    assert "apt install dataset-fashion-mnist" in lines[2]
+    table, licences, absent = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+    rows = [line.split()[:2] for line in table[2:]]
+    assert rows == [[name, "yes" if name == "digits" else "no"] for name in DATASETS]
+    assert "train 1438, test 359" in table[2]
+    assert Digits().fingerprint()[:12] in table[2]
+    assert licences[0] == "licences"
+    assert licences[1].split() == ["digits", *Digits.licence.split()]
+    assert max(map(len, [*table, *licences, *absent])) <= max(width, 85)
+    assert absent[0] == "how to get those that are not here"
+    words = [word for line in absent[1:] for word in line.split()]
+    assert words == [word for name in DATASETS if name != "digits" for word in (name, *find(name).source.split())]
+
+
+def test_the_longest_row_of_the_table_fits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Stl10, "preflight", lambda self: None)
+    monkeypatch.setattr(Stl10, "classes", STL10)
+    monkeypatch.setattr(Stl10, "fingerprint", lambda self: "0" * 64)
+    assert __main__.main(["stl10"]) == 0
+    table = capsys.readouterr().out.splitlines()[:3]
+    assert "train 5000, test 8000, unlabelled 100000" in table[2]
+    assert max(map(len, table)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("words", "happened", "fix"),
+    [
+        (["--out", "x"], "--out says where --verify lists corrupt images", "--verify NAME --out x"),
+        (["mnist", "--out", "x"], "and there is no --verify", "--verify mnist --out x"),
+        (["mnist", "--verify", "list:x"], "--verify takes one data set, and mnist stands beside it", "--verify list:x"),
+    ],
+)
+def test_the_command_passes_nothing_over(words, happened, fix, capsys):
+    assert __main__.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert happened in said.err
+    assert said.err.endswith(f"\n  try: python -m zoo.datasets {fix}\n")
 
 
 def test_the_command_describes_a_folder(tmp_path, capsys):
     write_folder(tmp_path / "pets", SPLIT)
     assert __main__.main([f"folder:{tmp_path / 'pets'}", f"folder:{tmp_path / 'none'}"]) == 2
     said = capsys.readouterr()
-    assert f"looked in: {tmp_path / 'none'}" in said.err
-    here, absent = said.out.splitlines()[2:]
+    assert f"error: there is no folder none\n  looked in: {tmp_path / 'none'}\n" in said.err
+    assert "how to get" not in said.out  # the error says it
+    here, absent = said.out.splitlines()[2:4]
     assert here.split()[:2] == ["folder:pets", "yes"]
     assert "train 3, val 2" in here
     assert absent.split()[:2] == ["folder:none", "no"]
@@ -167,7 +205,7 @@ def test_the_command_says_what_is_damaged(tmp_path, capsys):
     assert __main__.main(["mnist", "--data-dir", str(tmp_path)]) == 2
     streams = capsys.readouterr()
     assert streams.out.splitlines()[2].split()[:2] == ["mnist", "damaged"]
-    assert "train-images-idx3-ubyte.gz holds 6 x 28 x 28 pixels, where 60000" in streams.err
+    assert "error: train-images-idx3-ubyte.gz holds 6 x 28 x 28 pixels, where 60000" in streams.err
 
 
 @pytest.mark.parametrize("arguments", [["mnits"], ["--download", "digits"], ["--download", "minst"]])
@@ -175,7 +213,7 @@ def test_the_command_refuses_unknown_names(arguments, capsys):
     assert __main__.main(arguments) == 2
     streams = capsys.readouterr()
     assert streams.out == ""
-    assert "there is no" in streams.err
+    assert streams.err.startswith("error: there is no")
 
 
 def test_download_is_torchvisions(tmp_path, monkeypatch, capsys):
@@ -196,4 +234,4 @@ def test_a_download_that_fails_says_so(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", fail)
     assert __main__.main(["--download", "fashion-mnist", "--data-dir", str(tmp_path)]) == 2
-    assert "fashion-mnist could not be fetched: Error downloading" in capsys.readouterr().err
+    assert "error: fashion-mnist could not be fetched: Error downloading" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_a_parent_that_is_a_file(tmp_path):
 
 def test_a_folder_where_the_file_should_be(tmp_path):
     (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="it is a folder"):
         write_text(tmp_path / "x", "")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
@@ -178,3 +178,10 @@ def test_what_killed_writes_left_is_removed(tmp_path):
     remove_torn(tmp_path)
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in kept)
+
+
+def test_a_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="it is no file"):
+        write_text(tmp_path / "pipe", "text")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

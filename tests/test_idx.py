@@ -7,8 +7,9 @@ import pytest
 from pictures import COUNTS, Tiny, elsewhere, idx_bytes, write_mnist  # noqa: F401
 
 from results.errors import UserError
-from zoo.datasets import files, idx
+from zoo.datasets import idx
 from zoo.datasets.dataset import Missing
+from zoo.datasets.files import File
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -73,6 +74,7 @@ def test_a_bad_idx_file_is_named(tmp_path, compress, name, content, message):
     with pytest.raises(UserError, match=f"{file} {message}") as caught:
         Tiny(tmp_path).preflight()
     assert caught.value.looked == str(tmp_path / file)
+    assert caught.value.fix == f"delete it and get it again: {Tiny.source}"
     assert not isinstance(caught.value, Missing)
 
 
@@ -80,8 +82,9 @@ def test_a_bad_idx_file_is_named(tmp_path, compress, name, content, message):
 def test_a_damaged_gzip_file_is_named(tmp_path, damage):
     path = write_mnist(tmp_path) / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz (cannot be read|is not an idx file)"):
+    with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte.gz (cannot be read|is not an idx file)") as caught:
         Tiny(tmp_path).preflight()
+    assert caught.value.fix.startswith("delete it and get it again: python -m zoo.datasets --download mnist")
 
 
 def test_what_is_lacking_is_named(tmp_path):
@@ -110,8 +113,8 @@ def test_a_fingerprint_is_remembered_until_a_file_changes(tmp_path, monkeypatch)
     first = Tiny(tmp_path / "data").fingerprint()
     assert (tmp_path / "clone" / "cache").is_dir()
     read = []
-    chunks = files.chunks
-    monkeypatch.setattr(files, "chunks", lambda path: read.append(path.name) or chunks(path))
+    chunks = File.chunks
+    monkeypatch.setattr(File, "chunks", lambda file: read.append(file.path.name) or chunks(file))
     assert Tiny(tmp_path / "data").fingerprint() == first
     assert read == []
     assert Tiny(tmp_path / "data").fingerprint(full=True) == first

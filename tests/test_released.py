@@ -103,6 +103,12 @@ def test_a_file_without_a_state_dict_is_an_error(value: object, tmp_path: Path) 
         released.read(write(tmp_path / "x.pt", value))
 
 
+def test_a_few_of_many_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
+    state = {"a.weight": torch.ones(1), **{f"b.{number}": number for number in range(9)}}
+    with pytest.raises(UserError, match=r"x\.pt is malformed: no plain tensor: b\.0, b\.1, b\.2 and 6 more"):
+        released.read(write(tmp_path / "x.pt", state))
+
+
 @pytest.mark.parametrize(
     "state",
     [

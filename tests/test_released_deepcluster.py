@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from releases import K, Python2Pickler, alexnet_state, deepcluster, lively, same_maps, spell, uncounted, write
+from networks import lively
+from releases import K, Python2Pickler, alexnet_state, deepcluster, same_maps, spell, uncounted, write
 from torch import Tensor, nn
 
 from results.errors import UserError

@@ -83,8 +83,13 @@ def test_arrays_under_numpy_1s_name_are_read(tmp_path: Path, monkeypatch: pytest
 def test_weights_that_are_no_numbers_are_named(tmp_path: Path) -> None:
     network = mmdc_network()
     network.features[1].running_var[3] = float("nan")
-    with pytest.raises(UserError, match=r"features\.1\.running_var is not finite"):
+    with pytest.raises(UserError, match=r"no usable small_vgg: not finite: features\.1\.running_var\n"):
         released.read(mmdc(tmp_path, network))
+    for parameter in network.parameters():
+        parameter.data.fill_(float("inf"))
+    with pytest.raises(UserError, match=r"not finite: features\.0\.weight, \S+, \S+ and 12 more\n") as caught:
+        released.read(mmdc(tmp_path, network))
+    assert caught.value.fix.startswith("a released file of")
 
 
 @pytest.mark.parametrize(("name", "keys"), [("resnet18", 124), ("resnet34", 220)])

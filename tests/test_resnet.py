@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from networks import count, lively
 from torch import nn
 
 from zoo.backbones import build, empty, find
@@ -12,10 +13,6 @@ STATISTICS = ("weight", "bias", "running_mean", "running_var", "num_batches_trac
 COUNTS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 CONVS = {"resnet18": 2, "resnet34": 2, "resnet50": 3}  # in a block
 HEADS = {"top_layer": 10, "rotnet_head": 4}
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def with_heads(model: nn.Module) -> nn.Module:
@@ -28,8 +25,8 @@ def with_heads(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", COUNTS)
 def test_state_dict_has_the_released_keys(name: str) -> None:
     keys = {"conv1.weight", *(f"bn1.{kind}" for kind in STATISTICS)}
-    for stage, count in enumerate(COUNTS[name], 1):
-        for block in range(count):
+    for stage, blocks in enumerate(COUNTS[name], 1):
+        for block in range(blocks):
             place = f"layer{stage}.{block}"
             keys |= {f"{place}.conv{i + 1}.weight" for i in range(CONVS[name])}
             keys |= {f"{place}.bn{i + 1}.{kind}" for i in range(CONVS[name]) for kind in STATISTICS}
@@ -43,7 +40,7 @@ def test_state_dict_has_the_released_keys(name: str) -> None:
 
 def test_resnet18_with_its_heads_has_the_released_size() -> None:
     model = with_heads(empty("resnet18", channels=3))
-    assert parameters(model) == 11_176_014
+    assert count(model) == 11_176_014
     state = model.state_dict()
     assert len(state) == 124
     assert state["conv1.weight"].shape == (64, 3, 3, 3)
@@ -87,23 +84,10 @@ def test_the_pooling_pads_with_no_value() -> None:
     assert torch.equal(pooled[:, :, 1, 1], first[:, :, 1:3, 1:3].amax((2, 3)))
 
 
-def shaken(name: str) -> nn.Module:
-    """A backbone in eval mode whose batch norms are not the identity."""
-    model = build(name, seed=2).eval()
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.2, 0.6, generator=generator)
-            module.bias.data.normal_(0, 0.1, generator=generator)
-    return model
-
-
 @pytest.mark.parametrize("name", ["resnet50", "resnet18", "resnet34"])
 def test_a_resnet_is_torchvisions_with_the_same_weights(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
-    ours = shaken(name)
+    ours = lively(name)
     with torch.device("meta"):
         theirs = models.get_model(name, weights=None).eval()
     if name != "resnet50":  # the stem is MMDC's own

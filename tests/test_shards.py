@@ -274,6 +274,7 @@ def test_a_label_that_cannot_be_read_is_named(tmp_path, field, content, message)
     with pytest.raises(UserError, match=rf"the label of x\.tar:0 cannot be read: .*{message}") as caught:
         Shards(str(path)).preflight()
     assert caught.value.looked == str(path)
+    assert caught.value.fix == 'a number or a name in KEY.cls, or in KEY.json under "label"'
 
 
 def test_a_link_is_no_image(tmp_path):

@@ -11,8 +11,9 @@ from pictures import elsewhere  # noqa: F401
 from trainings import record, start
 
 from results.errors import UserError
-from zoo.datasets import files, find
+from zoo.datasets import find
 from zoo.datasets.dataset import UNLABELLED
+from zoo.datasets.files import File
 from zoo.datasets.stl10 import Stl10
 from zoo.run import Method, registry
 
@@ -42,8 +43,13 @@ def test_labels_are_1_to_10(data, label):
     content = bytearray(path.read_bytes())
     content[4] = label
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"test_y.bin has the label {label} \(of image 4\), where 1 to 10"):
+    with pytest.raises(UserError, match=rf"test_y.bin has the label {label} \(of image 4\), where 1 to 10") as caught:
         find("stl10", data).preflight()
+    assert caught.value.fix == f"delete it and get it again: {Stl10.source}"
+    os.truncate(path, 3)
+    with pytest.raises(UserError, match=r"test_y.bin has 3 bytes, where \d+ are expected") as caught:
+        find("stl10", data).preflight()
+    assert "python -m zoo.datasets --download stl10" in caught.value.fix
 
 
 def test_images_without_labels_are_not_read_before_they_are_looked_at(data, monkeypatch):
@@ -52,8 +58,8 @@ def test_images_without_labels_are_not_read_before_they_are_looked_at(data, monk
     (path,) = data.rglob("unlabeled_X.bin")
     os.truncate(path, count * 3 * 96 * 96)  # 2.7 GB, of which the disk holds the first megabyte
     read = []
-    chunks = files.chunks
-    monkeypatch.setattr(files, "chunks", lambda path: read.append(path.name) or chunks(path))
+    chunks = File.chunks
+    monkeypatch.setattr(File, "chunks", lambda file: read.append(file.path.name) or chunks(file))
     dataset = find("stl10", data)
     dataset.preflight()
     dataset.fingerprint()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.tensors import content, flatten, mismatches, unflatten
+from zoo.tensors import content, flatten, mismatches, shorten, unflatten
 
 
 def groups(values: list[float]) -> dict:
@@ -64,3 +64,21 @@ def test_mismatches_names_every_fault() -> None:
         "a is (2, 3), not (3, 2)",
     ]
     assert mismatches({"a": (2, 3)}, {"a": torch.zeros(2, 3)}) == []
+
+
+def test_mismatches_names_a_few_of_many_faults() -> None:
+    wanted = {f"{kind}{number}": (2,) for kind in "ab" for number in range(5)}
+    given_ = {f"{kind}{number}": torch.zeros(3) for kind in "bc" for number in range(5)}
+    assert mismatches(wanted, given_) == [
+        "missing a0, a1, a2 and 2 more",
+        "unexpected c0, c1, c2 and 2 more",
+        "b0 is (3,), not (2,), b1 is (3,), not (2,), b2 is (3,), not (2,) and 2 more",
+    ]
+
+
+def test_texts_are_shortened_where_there_are_more() -> None:
+    assert [shorten(list("abcd"), most) for most in (2, 3, 4)] == [
+        "a, b and 2 more",
+        "a, b, c and 1 more",
+        "a, b, c, d",
+    ]

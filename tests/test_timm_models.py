@@ -6,10 +6,11 @@ import socket
 
 import pytest
 import torch
-from torch import Tensor, nn
+from networks import check_seed_decides, check_tables_come_back, hear, noise
+from torch import nn
 
 from results.errors import UserError
-from zoo.backbones import allocate, build, channels_for, empty, find, standard_preprocessing
+from zoo.backbones import build, channels_for, empty, find, standard_preprocessing
 from zoo.checkpoint import Checkpoint, resolve
 
 # channels and side of the layers' maps at the default size; the embedding's dimension; size and resize
@@ -33,10 +34,6 @@ def timm(monkeypatch: pytest.MonkeyPatch):
     return module
 
 
-def images(side: int, channels: int = 3, n: int = 2) -> Tensor:
-    return torch.randn(n, channels, side, side, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("sobel", [False, True])
 @pytest.mark.parametrize("model", NETWORKS)
 def test_layers_are_timms_intermediate_maps(model: str, sobel: bool) -> None:
@@ -58,7 +55,7 @@ def test_maps_and_embedding_are_those_of_timms_own_network(model: str, timm) -> 
     missing, unexpected = theirs.load_state_dict(state, strict=False)
     assert not unexpected
     assert {key.rpartition(".")[0] for key in missing} == {theirs.default_cfg["classifier"]}
-    x = images(ours.size)
+    x = noise(ours.size)
     with torch.no_grad():
         found = ours(x, [*ours.layers, "embedding"])
         maps = theirs.forward_intermediates(x, intermediates_only=True)
@@ -74,9 +71,7 @@ def test_maps_and_embedding_are_those_of_timms_own_network(model: str, timm) -> 
 
 def test_nothing_deeper_than_the_deepest_layer_is_computed() -> None:
     backbone = empty("timm:convnext_atto").eval()
-    ran = []
-    for path, module in backbone.net.named_modules():
-        module.register_forward_hook(lambda module, inputs, output, path=path: ran.append(path))
+    ran = hear(backbone)
     backbone(torch.empty(1, 3, 64, 64, device="meta"), ["stage2", "stage1"])
     assert ran[-1] == "stages.1"
     assert not any(path.startswith("stages.2") for path in ran)
@@ -84,28 +79,16 @@ def test_nothing_deeper_than_the_deepest_layer_is_computed() -> None:
 
 @pytest.mark.parametrize("model", NETWORKS)
 def test_the_seed_alone_decides_every_value(model: str) -> None:
-    before = torch.get_rng_state()
-    first, other = build(f"timm:{model}", sobel=True, seed=5), build(f"timm:{model}", sobel=True, seed=6)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(2)
-    second = build(f"timm:{model}", sobel=True, seed=5)
-    tables = [dict([*one.named_parameters(), *one.named_buffers()]) for one in (first, second, other)]
-    for key, tensor in tables[0].items():
-        assert torch.isfinite(tensor).all(), key
-        assert torch.equal(tensor, tables[1][key]), key
-        constant = (tensor == tensor.flatten()[0]).all() or "sobel" in key
-        assert torch.equal(tensor, tables[2][key]) == bool(constant), key
+    check_seed_decides(f"timm:{model}")
 
 
 def test_tables_that_no_state_dict_holds_are_there() -> None:
     """Swin's shifts and positions are buffers that timm does not save."""
-    first = build("timm:swin_tiny_patch4_window7_224", seed=0).eval()
-    lost = {key for key, _ in first.named_buffers()} - set(first.state_dict())
+    name = "timm:swin_tiny_patch4_window7_224"
+    model = empty(name)
+    lost = {key for key, _ in model.named_buffers()} - set(model.state_dict())
     assert any(key.endswith("relative_position_index") for key in lost)
-    again = allocate(**first.arguments).eval()
-    again.load_state_dict(first.state_dict())
-    buffers = dict(again.named_buffers())
-    assert all(torch.equal(buffer, buffers[key]) for key, buffer in first.named_buffers())
+    check_tables_come_back(name)
 
 
 @pytest.mark.parametrize(("channels", "sobel", "inputs"), [(1, False, 1), (4, False, 4), (3, True, 2), (1, True, 2)])
@@ -131,13 +114,13 @@ def test_a_name_may_have_the_tag_of_its_weights() -> None:
         ("timm:resnet10", r"timm has no network resnet10 \(did you mean 'timm:resnet10t'\?\)"),
         ("timm:resnet10t.none", r"timm has no network resnet10t.none \(did you mean 'timm:resnet10t'\?\)"),
         ("timm:hf-hub:timm/resnet10t.c3_in1k", "timm has no network hf-hub"),
-        ("timm:", "timm has no network"),
+        ("timm:", "'timm:' does not say which network of timm"),
     ],
 )
 def test_an_unknown_name_is_an_error(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         find(name)
-    assert "list_models" in caught.value.fix
+    assert caught.value.fix == "timm:NAME; the names: python -c 'import timm; print(*timm.list_models())'"
     with pytest.raises(UserError, match=said):
         resolve(f"random-{name}@0")
 
@@ -164,4 +147,4 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path) -> None:
     assert again.sha256 == one.sha256
     assert again.backbone == {"name": "timm:resnet10t.c3_in1k", "channels": 3, "sobel": True}
     with torch.no_grad():
-        assert torch.equal(again.build_backbone().embed(images(64)), one.build_backbone().embed(images(64)))
+        assert torch.equal(again.build_backbone().embed(noise(64)), one.build_backbone().embed(noise(64)))

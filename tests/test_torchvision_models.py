@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from networks import check_seed_decides, check_tables_come_back, hear, noise
 from torch import Tensor, nn
 
 from results.errors import UserError
-from zoo.backbones import allocate, build, channels_for, empty, find, standard_preprocessing
+from zoo.backbones import build, channels_for, empty, find, standard_preprocessing
 from zoo.backbones.torchvision_models import Place, block_ends, locate, outline
 
 models = pytest.importorskip("torchvision.models")
@@ -66,10 +66,6 @@ STAGES = {
 SMALL = ["densenet121", "mobilenet_v3_small", "squeezenet1_1"]  # these are run
 
 
-def images(side: int = 64, channels: int = 3, n: int = 2) -> Tensor:
-    return torch.randn(n, channels, side, side, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("sobel", [False, True])
 @pytest.mark.parametrize("model", STAGES)
 def test_layers_are_the_last_maps_of_each_resolution(model: str, sobel: bool) -> None:
@@ -98,8 +94,8 @@ def test_maps_and_embedding_are_those_of_torchvisions_own_network(model: str) ->
     path = ours.places["stage2"].path
     theirs.get_submodule(path).register_forward_hook(lambda module, inputs, output: seen.update(map=output.clone()))
     with torch.no_grad():
-        theirs(images())
-        found = ours(images(), ["stage2", "embedding"])
+        theirs(noise(64))
+        found = ours(noise(64), ["stage2", "embedding"])
     assert torch.equal(found["stage2"], seen["map"])
     before = seen["head"]
     before = before.relu().mean((2, 3)) if before.ndim == 4 else before  # SqueezeNet ends in a convolution
@@ -112,19 +108,17 @@ def test_a_map_does_not_depend_on_what_else_is_asked_for(model: str) -> None:
     backbone = build(f"torchvision:{model}", seed=0).eval()
     names = [*backbone.layers, "embedding"]
     with torch.no_grad():
-        together = backbone(images(), names)
+        together = backbone(noise(64), names)
         for layer in names:
-            assert torch.equal(backbone(images(), [layer])[layer], together[layer])
+            assert torch.equal(backbone(noise(64), [layer])[layer], together[layer])
     assert all(torch.isfinite(x).all() and x.std() > 1e-4 for x in together.values())
-    assert list(backbone(images(), names[::-1])) == names[::-1]
-    assert backbone(images(), []) == {}
+    assert list(backbone(noise(64), names[::-1])) == names[::-1]
+    assert backbone(noise(64), []) == {}
 
 
 def test_nothing_deeper_than_the_deepest_layer_is_computed() -> None:
     backbone = empty("torchvision:densenet121").eval()
-    ran = []
-    for path, module in backbone.net.named_modules():
-        module.register_forward_hook(lambda module, inputs, output, path=path: ran.append(path))
+    ran = hear(backbone)
     backbone(torch.empty(1, 3, 64, 64, device="meta"), ["stage2", "stage1"])
     assert ran[-1] == "features.denseblock1"
     assert not any(path.startswith("features.transition1") for path in ran)
@@ -186,21 +180,7 @@ def test_what_is_inside_a_block_does_not_count() -> None:
 
 @pytest.mark.parametrize("model", ["mobilenet_v3_small", "swin_t", "regnet_x_400mf"])
 def test_the_seed_alone_decides_every_value(model: str) -> None:
-    torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002 (that it stays as it is, is the test)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first, other = build(f"torchvision:{model}", sobel=True, seed=5), build(f"torchvision:{model}", sobel=True, seed=6)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
-    torch.manual_seed(2)
-    second = build(f"torchvision:{model}", sobel=True, seed=5)
-    tables = [dict([*one.named_parameters(), *one.named_buffers()]) for one in (first, second, other)]
-    for key, tensor in tables[0].items():
-        assert torch.isfinite(tensor).all(), key
-        assert torch.equal(tensor, tables[1][key]), key
-        constant = (tensor == tensor.flatten()[0]).all() or not tensor.is_floating_point() or "sobel" in key
-        assert torch.equal(tensor, tables[2][key]) == bool(constant), key
-    assert first.training
+    check_seed_decides(f"torchvision:{model}")
 
 
 def test_initial_values_are_as_wide_as_he_and_the_library_say() -> None:
@@ -218,11 +198,7 @@ def test_initial_values_are_as_wide_as_he_and_the_library_say() -> None:
 
 def test_tensors_that_come_from_a_checkpoint_are_all_that_is_needed() -> None:
     """`allocate` and a state dict give the network: what no state dict holds is there."""
-    first = build("torchvision:swin_t", seed=0).eval()
-    again = allocate(**first.arguments).eval()
-    again.load_state_dict(first.state_dict())
-    with torch.no_grad():
-        assert torch.equal(first.embed(images(64)), again.embed(images(64)))
+    check_tables_come_back("torchvision:swin_t")
 
 
 @pytest.mark.parametrize(("channels", "sobel", "inputs"), [(1, False, 1), (4, False, 4), (3, True, 2), (1, True, 2)])
@@ -254,12 +230,15 @@ def test_googlenet_has_no_extra_classifiers() -> None:
 
 
 def test_an_unknown_name_is_an_error_that_names_a_near_one() -> None:
-    with pytest.raises(UserError, match=r"no classifier densenet12 \(did you mean 'torchvision:densenet121'\?\)"):
+    with pytest.raises(UserError, match=r"no network densenet12 \(did you mean 'torchvision:densenet121'\?\)"):
         find("torchvision:densenet12")
-    with pytest.raises(UserError, match=r"no classifier fasterrcnn_resnet50_fpn") as caught:
+    with pytest.raises(UserError, match=r"no network fasterrcnn_resnet50_fpn") as caught:
         find("torchvision:fasterrcnn_resnet50_fpn")
     assert "list_models" in caught.value.fix
-    with pytest.raises(UserError, match="torchvison:alexnet is not among the backbones") as caught:
+    with pytest.raises(UserError, match="'torchvision:' does not say which network of torchvision") as caught:
+        find("torchvision:")
+    assert caught.value.fix.startswith("torchvision:NAME; the names: python -c 'from torchvision import models; print(")
+    with pytest.raises(UserError, match=r"torchvison:alexnet is .* \(did you mean 'torchvision:alexnet'\?\)") as caught:
         find("torchvison:alexnet")
     assert "torchvision:NAME" in caught.value.fix
 
@@ -280,7 +259,7 @@ def test_an_unknown_layer_and_an_odd_size_are_errors() -> None:
 
 def test_gradients_reach_the_first_convolution() -> None:
     backbone = build("torchvision:mobilenet_v3_small", sobel=True, seed=0)
-    maps = backbone(images(), ["stage3", "embedding"])
+    maps = backbone(noise(64), ["stage3", "embedding"])
     (maps["stage3"].square().mean() + maps["embedding"].square().mean()).backward()
     first = next(module for module in backbone.net.modules() if isinstance(module, nn.Conv2d))
     assert first.weight.grad.abs().sum() > 0
@@ -292,5 +271,8 @@ def test_a_network_that_cannot_be_built_is_an_error(monkeypatch: pytest.MonkeyPa
         raise ValueError("three is too many\nand more")
 
     monkeypatch.setattr(models, "get_model", broken)
-    with pytest.raises(UserError, match=r"mnasnet1_3 cannot be taken as a backbone: three is too many$"):
+    with pytest.raises(
+        UserError,
+        match=r"mnasnet1_3 cannot be taken as a backbone: three is too many\n  try: another network of torchvision$",
+    ):
         find("torchvision:mnasnet1_3")

@@ -1,6 +1,7 @@
 """Corrupt images are found and listed, and left out of the runs that are told to."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -45,13 +46,31 @@ def test_corrupt_images_are_counted_and_listed(pets, tmp_path, capsys):
     assert "truncated" in lines[1].split("\t")[1]
 
 
-def test_the_list_can_be_put_elsewhere(pets, tmp_path, capsys):
+def test_the_list_can_be_put_elsewhere(pets, tmp_path):
     assert __main__.main(["--verify", "folder:pets", "--out", "lists/bad.txt"]) == 1
     assert len((tmp_path / "lists/bad.txt").read_text().splitlines()) == 2
     assert not (tmp_path / "folder-pets-corrupt.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (
+            "file/bad.txt",
+            r"error: cannot write file: .*\n  looked in: \.\n  try: a file stands where a folder is ",
+        ),
+        ("pets", r"error: cannot write the list: pets is not a file\n  try: --out pets/corrupt\.txt\n"),
+        ("pipe", r"error: cannot write the list: pipe is not a file\n  try: --out corrupt\.txt\n"),
+        ("", r"error: cannot write the list: \. is not a file\n  try: --out corrupt\.txt\n"),
+    ],
+)
+def test_a_list_that_cannot_be_written_is_refused_before_anything_is_decoded(place, message, pets, tmp_path, capsys):
     (tmp_path / "file").write_text("no folder")
-    assert __main__.main(["--verify", "folder:pets", "--out", "file/bad.txt"]) == 2
-    assert "cannot write" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    assert __main__.main(["--verify", "folder:pets", "--out", place]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert re.match(message, said.err)
 
 
 def test_without_corrupt_images_there_is_no_list(tmp_path, monkeypatch, capsys):
@@ -68,6 +87,7 @@ def test_what_cannot_be_verified(name, tmp_path, monkeypatch, capsys):
     assert __main__.main(["--verify", name]) == 2
     said = capsys.readouterr()
     assert said.out == ""
+    assert said.err.startswith("error: ")
     assert "digits are not files" in said.err or "there is no" in said.err
 
 
@@ -142,8 +162,21 @@ def test_a_list_that_does_not_fit_is_refused(pets, tmp_path, lines, message):
 def test_only_files_can_be_left_out(tmp_path):
     with pytest.raises(UserError, match="images of digits are not files"):
         exclude(find("digits"), tmp_path / "bad")
-    with pytest.raises(UserError, match="cannot read the list bad: No such file"):
-        exclude(find("folder:x"), tmp_path / "bad")
+
+
+@pytest.mark.parametrize("kind", ["absent", "folder", "bytes"])
+def test_a_list_that_cannot_be_read_is_met_with_how_to_make_one(kind, tmp_path):
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    if kind == "bytes":
+        path.write_bytes(b"a\0b")
+    with pytest.raises(
+        UserError, match=r"cannot read the list (absent: No such|folder: Is a)|bytes is no list"
+    ) as caught:
+        exclude(find("folder:x"), path)
+    assert caught.value.looked == str(path)
+    assert caught.value.fix.startswith(f"python -m zoo.datasets --verify NAME --out {path} writes such a list")
 
 
 def test_a_published_data_set_is_counted_whole(tmp_path):

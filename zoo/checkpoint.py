@@ -33,6 +33,7 @@ REFERENCE = ROOT / "zoo" / "reference"  # the small checkpoints in git
 DEFAULT = "reference"  # means the DeepCluster among them, whatever else was trained under its name
 RUNS = ROOT / "runs"
 RANDOM = re.compile(r"random-(?P<backbone>.+?)(?P<sobel>-sobel)?@(?P<seed>\d+)")
+AGAIN = "train it again, or python -m zoo.checkpoint import it again: another version of the libraries made it"
 LIST = "python -m pretrain lists the checkpoints"
 ENDINGS = (".safetensors", ".tar", ".pth", ".pt", ".torch")
 
@@ -80,17 +81,17 @@ class Checkpoint:
 
     def build_backbone(self) -> Backbone:
         """The backbone with this checkpoint's tensors, on the CPU, in eval mode. UserError unless all fit."""
-        self.check(self.name)
+        self.check()
         backbone = allocate(**self.backbone)
         backbone.load_state_dict(self.groups["backbone"])
         return backbone.eval()
 
-    def check(self, looked: str) -> None:
-        """UserError naming each tensor of the backbone that is missing, unexpected or of another shape."""
+    def check(self, looked: str = "") -> None:
+        """UserError naming tensors of the backbone that are missing, unexpected or of another shape."""
         wanted = {name: tensor.shape for name, tensor in empty(**self.backbone).state_dict().items()}
         faults = mismatches(wanted, self.groups.get("backbone", {}))
         if faults:
-            raise UserError(f"{self.name} does not fit {self.backbone['name']}: {'; '.join(faults)}", looked)
+            raise UserError(f"{self.name} does not fit {self.backbone['name']}: {'; '.join(faults)}", looked, AGAIN)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the checkpoint atomically, as safetensors; equal checkpoints give equal files."""
@@ -131,7 +132,7 @@ def recipe(method: str, backbone: dict, dataset: dict | None, settings: dict) ->
 def check_name(name: str) -> None:
     """UserError unless the name can be a file's: records and checkpoints are kept under it."""
     if name != Path(name).name or name.startswith("."):
-        raise UserError(f"'{name}' is no name for a checkpoint", fix="a name without /")
+        raise UserError(f"'{name}' is no name for a checkpoint", fix="a name without / that does not begin with a dot")
 
 
 def resolve(reference: str, runs: Path = RUNS) -> Checkpoint:

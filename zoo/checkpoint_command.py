@@ -18,7 +18,7 @@ from pathlib import Path
 
 from results.errors import UserError, ending
 from zoo import released
-from zoo.backbones import EMBEDDING, find
+from zoo.backbones import EMBEDDING, SPELLED, find
 from zoo.checkpoint import RUNS, Checkpoint, check_name, describe, resolve, shown
 from zoo.export import LIBRARIES, export
 from zoo.header import FIELDS, summarise
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="make a checkpoint of a released model")
     importing.add_argument("file", type=Path, help=released.READABLE)
-    importing.add_argument("--backbone", default="", help="its backbone, where the file does not tell")
+    importing.add_argument("--backbone", default="", help=f"its backbone, where the file does not tell: {SPELLED}")
     importing.add_argument("--name", help="the checkpoint's name (default: method, backbone and start of its digest)")
     importing.add_argument("--out", type=Path, help="where to write it (default: RUNS/imported/<name>.safetensors)")
     importing.set_defaults(run=bring_in)
@@ -74,16 +74,26 @@ def bring_in(chosen: argparse.Namespace) -> None:
     checkpoint.name = chosen.name or checkpoint.name
     check_name(checkpoint.name)
     if "@" in checkpoint.name or checkpoint.name.startswith("random-"):
-        raise UserError(f"'{checkpoint.name}' would be read as NAME@key or random-…", fix="another --name")
+        fix = "--name with a name that has no @ and does not begin with random-"
+        raise UserError(f"'{checkpoint.name}' would be read as NAME@key or random-…", fix=fix)
     path = chosen.out or chosen.runs / "imported" / f"{checkpoint.name}.safetensors"
-    if path.exists() and describe(path)["sha256"] != checkpoint.sha256:
-        raise UserError(f"{path.name} exists and holds something else", str(path.parent), "--name or --out")
+    if path.exists() and not holds(path, checkpoint):
+        fix = "--name with another name, or --out with another file"
+        raise UserError(f"{path.name} exists and holds something else", str(path.parent), fix)
     checkpoint.save(path)
     print(render(imported.lines), end="\n\n")
     show(checkpoint)
     usual = chosen.out is None and chosen.runs == RUNS
     command = f"python -m probes.linear --layer {middle(checkpoint)} --checkpoint {checkpoint.name if usual else path}"
     print(f"{'written to':13} {shown(path)}\n{'next':13} {command}")
+
+
+def holds(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a file is the checkpoint's already."""
+    try:
+        return describe(path)["sha256"] == checkpoint.sha256
+    except UserError:
+        return False
 
 
 def middle(checkpoint: Checkpoint) -> str:

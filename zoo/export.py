@@ -17,6 +17,7 @@ from results.errors import UserError
 from results.files import replacing
 from zoo.backbones import find
 from zoo.backbones.backbone import own_generator
+from zoo.backbones.library import construct_on_device
 from zoo.backbones.timm_models import library as timm
 from zoo.backbones.torchvision_models import OPTIONS
 from zoo.checkpoint import Checkpoint
@@ -103,15 +104,15 @@ def choose(checkpoint: Checkpoint, library: str) -> Target:
         raise UserError(f"nothing is written for {library}", fix=f"--to {' | '.join(LIBRARIES)}")
     here = f"use it from Python: zoo.checkpoint.resolve('{checkpoint.name}').build_backbone()"
     if sobel:
-        raise UserError(f"{library} has no {name} behind a Sobel filter", checkpoint.name, here)
+        raise UserError(f"{library} has no {name} behind a Sobel filter", fix=here)
     if checkpoint.backbone["channels"] != find(name).channels and library != "timm":
-        raise UserError(f"{library} has no {name} of {checkpoint.backbone['channels']} channels", checkpoint.name, here)
+        raise UserError(f"{library} has no {name} of {checkpoint.backbone['channels']} channels", fix=here)
     if own == library:
         return Target(model, head=last_linear(build(library, model, 2, find(name).channels), 2), notes=(RECTIFIED,))
     targets = TARGETS.get(name, {})
     if library not in targets:
         others = f"--to {' | '.join(targets)}, or " if targets else f"--to {own}, or " if own else ""
-        raise UserError(f"{library} has no network with the tensors of {name}", checkpoint.name, others + here)
+        raise UserError(f"{library} has no network with the tensors of {name}", fix=others + here)
     return targets[library]
 
 
@@ -148,12 +149,8 @@ def bytewise(values: tuple[float, ...], channels: int) -> list[float]:
 
 def build(library: str, model: str, outputs: int, channels: int) -> nn.Module:
     """A library's network, without values where it can be built so; timm builds no head for 0 outputs."""
-    with own_generator():
-        try:
-            with torch.device("meta"):
-                return BUILDERS[library](model, outputs, channels)
-        except RuntimeError:  # it reckons with tensors' values while it is built (RegNet)
-            return BUILDERS[library](model, outputs, channels)
+    with own_generator(), torch.device("meta"):
+        return construct_on_device(lambda: BUILDERS[library](model, outputs, channels))
 
 
 def build_torchvision(model: str, outputs: int, channels: int) -> nn.Module:

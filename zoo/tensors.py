@@ -39,13 +39,19 @@ def content(groups: Groups, settings: Mapping) -> str:
 
 
 def mismatches(wanted: Mapping[str, Sequence[int]], given: Mapping[str, Tensor]) -> list[str]:
-    """What a dict of tensors lacks, has too much, or has in another shape; empty if it fits."""
+    """What a dict of tensors lacks, has too much, or has in another shape, a few names of each; empty if it fits."""
     missing = [name for name in wanted if name not in given]
     unexpected = [name for name in given if name not in wanted]
-    faults = [f"missing {', '.join(missing)}"] if missing else []
-    faults += [f"unexpected {', '.join(unexpected)}"] if unexpected else []
-    return faults + [
+    other = [
         f"{name} is {tuple(given[name].shape)}, not {tuple(shape)}"
         for name, shape in wanted.items()
         if name in given and tuple(given[name].shape) != tuple(shape)
     ]
+    faults = {"missing ": missing, "unexpected ": unexpected, "": other}
+    return [kind + shorten(found) for kind, found in faults.items() if found]
+
+
+def shorten(texts: Sequence[str], most: int = 3) -> str:
+    """The first of the texts in one line, and how many there are more."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -5,8 +5,9 @@ Networks of other libraries are `torchvision:NAME` and `timm:NAME`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from statistics import fmean
+from typing import NoReturn
 
 import torch
 
@@ -24,6 +25,7 @@ __all__ = [
     "BACKBONES",
     "EMBEDDING",
     "LIBRARIES",
+    "SPELLED",
     "Backbone",
     "allocate",
     "build",
@@ -35,20 +37,36 @@ __all__ = [
 
 OWN = (AlexNet, AlexNet32, VGG16, SmallVGG, ResNet18, ResNet34, ResNet50)
 BACKBONES: dict[str, type[Backbone]] = {entry.name: entry for entry in OWN}
-LIBRARIES: dict[str, Callable[[str], type[Backbone]]] = {
-    module.PREFIX: module.find for module in (torchvision_models, timm_models)
-}
+LIBRARIES = {module.PREFIX: module for module in (torchvision_models, timm_models)}
+SPELLED = ", ".join([*BACKBONES, *(f"{library}:NAME" for library in LIBRARIES)])
 
 
 def find(name: str) -> type[Backbone]:
     """The backbone class called `name`. UserError if there is none."""
     library, colon, model = name.partition(":")
     if colon and library in LIBRARIES:
-        return LIBRARIES[library](model)
+        return LIBRARIES[library].find(model)
     if name not in BACKBONES:
-        known = ", ".join([*BACKBONES, *(f"{library}:NAME" for library in LIBRARIES)])
-        raise UserError(f"{name} is not among the backbones{did_you_mean(name, BACKBONES)}", fix=f"one of {known}")
+        refuse(name)
     return BACKBONES[name]
+
+
+def refuse(name: str) -> NoReturn:
+    """UserError: no backbone has that name; perhaps a network of a library has it, or a similar one."""
+    known = [*BACKBONES, *list_foreign()]
+    same = [other for other in known if other.endswith(f":{name}")]
+    if same:
+        raise UserError(f"{name} is not among our own backbones; others have it", fix=" or ".join(same))
+    raise UserError(f"{name} is not among the backbones{did_you_mean(name, known)}", fix=f"one of {SPELLED}")
+
+
+def list_foreign() -> list[str]:
+    """The names of other libraries' networks, as `find` takes them."""
+    found = []
+    for library, module in LIBRARIES.items():
+        with suppress(UserError):  # timm is an extra
+            found += [f"{library}:{model}" for model in module.names()]
+    return found
 
 
 def channels_for(name: str, dataset_channels: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from results.errors import UserError
+from results.errors import UserError, did_you_mean
 from zoo.backbones.backbone import Backbone, fill_normal
 
 
@@ -29,12 +29,7 @@ class Library(Backbone):
         raise NotImplementedError
 
     def make(self, inputs: int) -> None:
-        try:
-            self.net = self.construct(inputs)
-        except RuntimeError:  # it reckons with tensors' values while it is built (RegNet)
-            device = torch.get_default_device()
-            with torch.device("cpu"):
-                self.net = self.construct(inputs).to(device)
+        self.net = construct_on_device(lambda: self.construct(inputs))
 
     @classmethod
     def allocate(cls, channels: int | None = None, sobel: bool = False) -> Self:
@@ -59,6 +54,16 @@ class Library(Backbone):
                 redraw(parameter, widths.get(parameter), generator)
 
 
+def construct_on_device(construct: Callable[[], nn.Module]) -> nn.Module:
+    """What `construct` makes, on torch's default device; perhaps made on the CPU and brought there."""
+    try:
+        return construct()
+    except RuntimeError:  # it reckons with tensors' values while it is built (RegNet): not on the meta device
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            return construct().to(device)
+
+
 def he(module: nn.Conv2d) -> float:
     """The standard deviation of He et al., ICCV 2015: sqrt(2 / values that go into one output)."""
     return (2 / module.weight[0].numel()) ** 0.5
@@ -73,6 +78,16 @@ def redraw(parameter: nn.Parameter, std: float | None, generator: np.random.Gene
     fill_normal(parameter, std or float(f"{parameter.double().std():.2g}"), generator)
 
 
+def check_name(prefix: str, model: str, names: Sequence[str], listing: str) -> None:
+    """UserError unless a library has a network of that name. listing: the Python that prints the names."""
+    fix = f"{prefix}:NAME; the names: python -c '{listing}'"
+    if not model:
+        raise UserError(f"'{prefix}:' does not say which network of {prefix}", fix=fix)
+    if model not in names:
+        near = did_you_mean(model, names).replace("'", f"'{prefix}:", 1)
+        raise UserError(f"{prefix} has no network {model}{near}", fix=fix)
+
+
 def declare(kind: type[Library], prefix: str, model: str, describe: Callable[[nn.Module], dict[str, Any]]) -> Any:
     """The class of one network. describe: the table of a network (in eval mode, on the meta device).
 
@@ -84,7 +99,8 @@ def declare(kind: type[Library], prefix: str, model: str, describe: Callable[[nn
             table = describe(named().net.eval())
     except Exception as error:  # a library can fail anywhere
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{named.name} cannot be taken as a backbone: {reason}") from error
+        fix = f"another network of {prefix}"
+        raise UserError(f"{named.name} cannot be taken as a backbone: {reason}", fix=fix) from error
     for field, value in table.items():
         setattr(named, field, value)
     return named

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from results.errors import UserError, did_you_mean
+from results.errors import UserError
 from zoo.backbones.backbone import EMBEDDING
-from zoo.backbones.library import Library, blank, declare, stages
+from zoo.backbones.library import Library, blank, check_name, declare, stages
 
 PREFIX = "timm"
 
@@ -53,13 +53,15 @@ def library() -> ModuleType:
     return timm
 
 
+def names() -> list[str]:
+    """The names of timm's networks, alone and with the tag of their weights. UserError if timm is not installed."""
+    return sorted({*library().list_models(), *library().list_pretrained()})
+
+
 @cache
 def find(model: str) -> type[Timm]:
     """The backbone class of one of timm's networks. UserError if there is none of that name, or no timm."""
-    known = {*library().list_models(), *library().list_pretrained()}  # names alone, and with the weights' tag
-    if model not in known:
-        near = did_you_mean(model, sorted(known)).replace("'", f"'{PREFIX}:", 1)
-        raise UserError(f"timm has no network {model}{near}", fix="a name that timm.list_models() gives")
+    check_name(PREFIX, model, names(), "import timm; print(*timm.list_models())")
     return declare(Timm, PREFIX, model, describe)
 
 

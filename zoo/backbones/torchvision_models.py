@@ -15,9 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from results.errors import UserError, did_you_mean
 from zoo.backbones.backbone import EMBEDDING
-from zoo.backbones.library import Library, blank, declare, stages
+from zoo.backbones.library import Library, blank, check_name, declare, stages
 
 PREFIX = "torchvision"
 # Without the classifiers that help training, and the slow draws of older versions.
@@ -75,16 +74,17 @@ class Torchvision(Library):
         return maps
 
 
+def names() -> list[str]:
+    """The names of torchvision's classifiers."""
+    from torchvision import models  # here: importing it takes a second
+
+    return models.list_models(module=models)
+
+
 @cache
 def find(model: str) -> type[Torchvision]:
     """The backbone class of one of torchvision's classifiers. UserError if there is none of that name."""
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if model not in known:
-        near = did_you_mean(model, known).replace("'", f"'{PREFIX}:", 1)
-        fix = "a name that torchvision.models.list_models(module=torchvision.models) gives"
-        raise UserError(f"torchvision has no classifier {model}{near}", fix=fix)
+    check_name(PREFIX, model, names(), "from torchvision import models; print(*models.list_models(module=models))")
     return declare(Torchvision, PREFIX, model, lambda net: describe(model, net))
 
 

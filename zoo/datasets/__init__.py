@@ -43,8 +43,10 @@ SPELLED = "folder:PATH, list:FILE or shards:PATTERN"
 
 def find(name: str, data_dir: Path | None = None) -> Dataset:
     """The data set called `name`, or the collection that it spells; whether it is there is for its preflight to say."""
-    kind, _, place = name.partition(":")
-    if place and kind in COLLECTIONS:
+    kind, colon, place = name.partition(":")
+    if colon and kind in COLLECTIONS:
+        if not place:
+            raise UserError(f"'{name}' does not say where the images are", fix=SPELLED)
         return COLLECTIONS[kind](place)
     if name not in DATASETS:
         hint = did_you_mean(name, DATASETS)

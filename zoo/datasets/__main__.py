@@ -10,37 +10,68 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import TextWrapper
 
 from tabulate import tabulate
 
-from results.errors import UserError, did_you_mean
+from results.errors import UserError, did_you_mean, ending
 from results.files import ROOT
 from zoo.datasets import DATASETS, SPELLED, find
 from zoo.datasets.dataset import Dataset, Missing
 from zoo.datasets.verify import verify
 
-HEADERS = ("data set", "present", "images", "classes", "size", "fingerprint", "licence", "how to get it")
+HEADERS = ("data set", "present", "images", "classes", "size", "fingerprint")
+WIDTH = 120  # columns of what is no terminal
 DOWNLOADS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "stl10": "STL10"}  # torchvision's classes
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; the exit code: 2 if what was asked for is unknown, absent or damaged; 1 for corrupt images."""
+    """Run the command; its exit code: 2 if what was asked for is unknown, absent or damaged; 1 for corrupt images."""
     options = parse(arguments)
-    try:
-        if options.download:
-            download(options.download, options.data_dir or ROOT / "data")
-        if options.verify:
-            return verify(find(options.verify, options.data_dir), options.out)
-        datasets = [find(name, options.data_dir) for name in options.names or DATASETS]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    found = [row(dataset) for dataset in datasets]
-    print(tabulate([cells for cells, _ in found], HEADERS, disable_numparse=True))
-    # that one is absent is an error where it was asked for, and what the table says where it was not
-    faults = [fault for _, fault in found if fault and (options.names or not isinstance(fault, Missing))]
+    return ending(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Download, verify or list, as the options say; the exit code."""
+    check(options)
+    if options.download:
+        download(options.download, options.data_dir or ROOT / "data")
+    if options.verify:
+        return verify(find(options.verify, options.data_dir), options.out)
+    return show([find(name, options.data_dir) for name in options.names or DATASETS], bool(options.names))
+
+
+def check(options: argparse.Namespace) -> None:
+    """UserError for options that would be passed over."""
+    names = " ".join(options.names)
+    if options.out is not None and not options.verify:
+        fix = f"python -m zoo.datasets --verify {names or 'NAME'} --out {options.out}"
+        raise UserError("--out says where --verify lists corrupt images, and there is no --verify", fix=fix)
+    if options.names and options.verify:
+        fix = f"python -m zoo.datasets --verify {options.verify}"
+        raise UserError(f"--verify takes one data set, and {names} stands beside it", fix=fix)
+
+
+def show(datasets: list[Dataset], asked: bool) -> int:
+    """Print what is here, the licences and how to get what is absent, and the faults; the exit code.
+
+    asked: whether the data sets were asked for by name, so that one that is absent is a fault.
+    """
+    rows, faults, absent = [], [], []
+    for dataset in datasets:
+        cells, fault = row(dataset)
+        rows.append(cells)
+        if fault and (asked or not isinstance(fault, Missing)):
+            faults.append(fault)
+        elif fault:
+            absent.append((dataset.name, dataset.source))
+    print(tabulate(rows, HEADERS, disable_numparse=True))
+    print(f"\nlicences\n{columns([(dataset.name, dataset.licence) for dataset in datasets])}")
+    if absent:
+        print(f"\nhow to get those that are not here\n{columns(absent)}")
     for fault in faults:
-        print(f"\n{fault}", file=sys.stderr)
+        print(f"\nerror: {fault}", file=sys.stderr)
     return 2 if faults else 0
 
 
@@ -61,16 +92,24 @@ def row(dataset: Dataset) -> tuple[list[str], UserError | None]:
     """The data set's line of the table, and what is wrong with it."""
     try:
         dataset.preflight()
-        return [dataset.name, "yes", *describe(dataset), dataset.licence, ""], None
+        return [dataset.name, "yes", *describe(dataset)], None
     except UserError as error:
         present = "no" if isinstance(error, Missing) else "damaged"
-        return [dataset.name, present, *["–"] * 4, dataset.licence, dataset.source], error
+        return [dataset.name, present, *["–"] * 4], error
 
 
 def describe(dataset: Dataset) -> list[str]:
     """Images per split, classes, size and short fingerprint."""
     counts = ", ".join(f"{split} {count}" for split, count in dataset.splits.items())
     return [counts, str(len(dataset.classes) or "–"), str(dataset.size or "–"), dataset.fingerprint()[:12]]
+
+
+def columns(rows: list[tuple[str, str]]) -> str:
+    """Names, and beside them texts that are broken at spaces where the terminal ends."""
+    width = max(len(name) for name, _ in rows)
+    wrap = TextWrapper(get_terminal_size((WIDTH, 0)).columns, break_long_words=False, break_on_hyphens=False)
+    wrap.subsequent_indent = " " * (width + 4)
+    return "\n".join(wrap.fill(f"  {name:{width}}  {text}") for name, text in rows)
 
 
 def download(name: str, data_dir: Path) -> None:

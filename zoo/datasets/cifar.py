@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from zoo.datasets.files import FileDataset, map_records, read_names, to_classes
+from zoo.datasets.files import FileDataset
 from zoo.datasets.images import ArrayImages
 
 SIDE = 32
@@ -39,7 +39,7 @@ class Cifar(FileDataset):
     @property
     def classes(self) -> tuple[str, ...]:
         """See Dataset.classes."""
-        return read_names(self._files[self.names], self.count)
+        return self._files[self.names].read_names(self.count)
 
     def read(self, split: str) -> ArrayImages:
         """See Dataset.read."""
@@ -48,10 +48,10 @@ class Cifar(FileDataset):
 
     def read_part(self, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Pixels uint8 (n, 3, 32, 32) and classes int64 (n,) of one of a split's files. UserError naming it."""
-        path, count = self._files[name], self.splits[split] // len(self.parts[split])
-        records = map_records(path, count, self.labels + 3 * SIDE**2)
+        file, count = self._files[name], self.splits[split] // len(self.parts[split])
+        records = file.map_records(count, self.labels + 3 * SIDE**2)
         pixels = records[:, self.labels :].reshape(count, 3, SIDE, SIDE)
-        return pixels, to_classes(path, records[:, self.label], 0, self.count)
+        return pixels, file.to_classes(records[:, self.label], 0, self.count)
 
 
 class Cifar10(Cifar):

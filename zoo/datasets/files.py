@@ -9,6 +9,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +20,65 @@ from results.files import ROOT, digest, write_text
 from zoo.datasets.dataset import Dataset, Missing
 
 CHUNK = 1 << 20  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a data set, and how to get it. UserErrors about what it holds tell both."""
+
+    path: Path
+    source: str  # see Dataset
+
+    def map_records(self, count: int, size: int) -> np.ndarray:
+        """uint8 (count, size): the file's records, read from the disk where they are looked at.
+
+        UserError if it has another number of bytes.
+        """
+        try:
+            found = self.path.stat().st_size
+            if found != count * size:
+                raise self.broken(f"has {found} bytes, where {count * size} are expected")
+            return np.memmap(
+                self.path, np.uint8, mode="c", shape=(count, size)
+            )  # c: torch wants to be allowed to write
+        except OSError as error:
+            raise self.broken(f"cannot be read: {error}") from error
+
+    def to_classes(self, labels: np.ndarray, first: int, count: int) -> np.ndarray:
+        """The labels that the file holds, int64 from 0 on. UserError for one outside first … first + count - 1."""
+        wrong = np.flatnonzero((labels < first) | (labels >= first + count))
+        if len(wrong):
+            found = f"{labels[wrong[0]]} (of image {wrong[0]})"
+            raise self.broken(f"has the label {found}, where {first} to {first + count - 1} are expected")
+        return labels.astype(np.int64) - first
+
+    def read_names(self, count: int) -> tuple[str, ...]:
+        """The names in the file, one a line. UserError if it has not `count` different ones."""
+        names = tuple(self.read_lines())
+        if not len(names) == len(set(names)) == count:
+            raise self.broken(f"has {len(set(names))} names in {len(names)} lines, where {count} are expected")
+        return names
+
+    def read_lines(self) -> list[str]:
+        """The lines of a text that are not blank. UserError if it cannot be read."""
+        return [line for line in self.read_bytes().decode(errors="replace").splitlines() if line.strip()]
+
+    def read_bytes(self) -> bytes:
+        """What the file holds, decompressed if its name ends in .gz. UserError if it cannot be read."""
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """What the file holds, bit by bit; see read_bytes."""
+        try:
+            with gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except (OSError, EOFError, zlib.error) as error:
+            raise self.broken(f"cannot be read: {error}") from error
+
+    def broken(self, what: str) -> UserError:
+        """The error of a file that is not what it should be."""
+        return UserError(f"{self.path.name} {what}", str(self.path), f"delete it and get it again: {self.source}")
 
 
 class FileDataset(Dataset):
@@ -49,14 +109,14 @@ class FileDataset(Dataset):
         """Those of the files that a folder has, by name."""
         return {name: place / name for name in self.files if (place / name).is_file()}
 
-    def candidates(self) -> Iterator[dict[str, Path]]:
+    def candidates(self) -> Iterator[dict[str, File]]:
         """The files by name, from each folder in turn that has them. UserError if there is none but one has some."""
         incomplete = []
         for place in self.places:
             found = self.present(place)
             lacking = ", ".join(name for name in self.files if name not in found)
             if found and not lacking:
-                yield found
+                yield {name: File(path, self.source) for name, path in found.items()}
             elif found:
                 incomplete.append(UserError(f"{self.name} is incomplete: {lacking} not found", str(place), self.source))
         if incomplete:
@@ -67,7 +127,7 @@ class FileDataset(Dataset):
         return Missing(f"{self.name} is not here{why}", ", ".join(map(str, self.places)), self.source)
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
+    def _files(self) -> dict[str, File]:
         """The files by name, from the first folder that has them."""
         for found in self.candidates():
             return found
@@ -82,65 +142,9 @@ def list_places(data_dir: Path | None, *folders: str) -> list[Path]:
     return found + [ROOT / "data" / folder for folder in folders]
 
 
-def map_records(path: Path, count: int, size: int) -> np.ndarray:
-    """uint8 (count, size): the file's records, read from the disk where they are looked at.
-
-    UserError naming the file if it has another number of bytes.
-    """
-    try:
-        found = path.stat().st_size
-        if found != count * size:
-            raise broken(path, f"has {found} bytes, where {count * size} are expected")
-        return np.memmap(path, np.uint8, mode="c", shape=(count, size))  # c: torch wants to be allowed to write
-    except OSError as error:
-        raise broken(path, f"cannot be read: {error}") from error
-
-
-def to_classes(path: Path, labels: np.ndarray, first: int, count: int) -> np.ndarray:
-    """The labels that a file holds, int64 from 0 on. UserError naming it for one outside first … first + count - 1."""
-    wrong = np.flatnonzero((labels < first) | (labels >= first + count))
-    if len(wrong):
-        found = f"{labels[wrong[0]]} (of image {wrong[0]})"
-        raise broken(path, f"has the label {found}, where {first} to {first + count - 1} are expected")
-    return labels.astype(np.int64) - first
-
-
-def read_names(path: Path, count: int) -> tuple[str, ...]:
-    """The names in a file, one a line. UserError naming it if it has not `count` different ones."""
-    names = tuple(read_lines(path))
-    if not len(names) == len(set(names)) == count:
-        raise broken(path, f"has {len(set(names))} names in {len(names)} lines, where {count} are expected")
-    return names
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank. UserError naming it if it cannot be read."""
-    return [line for line in read_bytes(path).decode(errors="replace").splitlines() if line.strip()]
-
-
-def read_bytes(path: Path) -> bytes:
-    """What the file holds, decompressed if its name ends in .gz. UserError naming it if it cannot be read."""
-    return b"".join(chunks(path))
-
-
-def chunks(path: Path) -> Iterator[bytes]:
-    """What the file holds, bit by bit; see read_bytes."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                yield chunk
-    except (OSError, EOFError, zlib.error) as error:
-        raise broken(path, f"cannot be read: {error}") from error
-
-
-def broken(path: Path, what: str) -> UserError:
-    """The error of a file that is not what it should be."""
-    return UserError(f"{path.name} {what}", str(path), "delete it and get it again")
-
-
-def remembered(paths: list[Path], full: bool = False) -> str:
+def remembered(files: list[File], full: bool = False) -> str:
     """The sha256 of the decompressed files; read again if a path, size or time changed, or `full`."""
-    states = [(path, path.stat()) for path in paths]
+    states = [(file.path, file.path.stat()) for file in files]
     key = digest([[str(path.resolve()), state.st_size, state.st_mtime_ns] for path, state in states])
     memo = ROOT / "cache" / "fingerprints" / key[:32]
     if not full:
@@ -149,8 +153,8 @@ def remembered(paths: list[Path], full: bool = False) -> str:
             if len(known) == 64:
                 return known
     content = hashlib.sha256()
-    for path in paths:
-        for chunk in chunks(path):
+    for file in files:
+        for chunk in file.chunks():
             content.update(chunk)
     with suppress(OSError, UserError):  # a cache that cannot be written is done without
         write_text(memo, content.hexdigest())

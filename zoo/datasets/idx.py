@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zoo.datasets.files import FileDataset, broken, read_bytes, remembered, to_classes
+from zoo.datasets.files import File, FileDataset, remembered
 from zoo.datasets.images import ArrayImages
 
 PREFIXES = {"train": "train", "test": "t10k"}
@@ -45,15 +45,15 @@ class IdxDataset(FileDataset):
         return {name: path for name, path in paths if path.is_file()}
 
     @cached_property
-    def _files(self) -> dict[str, Path]:
+    def _files(self) -> dict[str, File]:
         """The files by name, from the first folder that has them and not those of another data set."""
         foreign = ""
         for found in self.candidates():
-            paths = list(found.values())
-            published = PUBLISHED.get(remembered(paths), self.name)
+            files = list(found.values())
+            published = PUBLISHED.get(remembered(files), self.name)
             if published == self.name:
                 return found
-            foreign = f" (the files in {paths[0].parent} are those of {published})"
+            foreign = f" (the files in {files[0].path.parent} are those of {published})"
         raise self.missing(foreign)
 
     @cached_property
@@ -99,32 +99,32 @@ class FashionMnist(IdxDataset):
     )
 
 
-def read_images(path: Path, count: int) -> np.ndarray:
-    """uint8 (count, 28, 28). UserError naming the file if it holds anything else."""
-    images = read_idx(path, 3)
+def read_images(file: File, count: int) -> np.ndarray:
+    """uint8 (count, 28, 28). UserError if it holds anything else."""
+    images = read_idx(file, 3)
     if images.shape != (count, SIZE, SIZE):
         found = " x ".join(map(str, images.shape))
-        raise broken(path, f"holds {found} pixels, where {count} x {SIZE} x {SIZE} are expected")
+        raise file.broken(f"holds {found} pixels, where {count} x {SIZE} x {SIZE} are expected")
     return images
 
 
-def read_labels(path: Path, count: int) -> np.ndarray:
-    """int64 (count,), each in 0..9. UserError naming the file if it holds anything else."""
-    labels = read_idx(path, 1)
+def read_labels(file: File, count: int) -> np.ndarray:
+    """int64 (count,), each in 0..9. UserError if it holds anything else."""
+    labels = read_idx(file, 1)
     if len(labels) != count:
-        raise broken(path, f"holds {len(labels)} labels, where {count} are expected")
-    return to_classes(path, labels, 0, CLASSES)
+        raise file.broken(f"holds {len(labels)} labels, where {count} are expected")
+    return file.to_classes(labels, 0, CLASSES)
 
 
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The array in an idx file of unsigned bytes. UserError naming the file if it is none, short or long."""
-    content = read_bytes(path)
+def read_idx(file: File, dimensions: int) -> np.ndarray:
+    """The array in an idx file of unsigned bytes. UserError if it is none, short or long."""
+    content = file.read_bytes()
     header = 4 * (1 + dimensions)
     if content[:4] != bytes([0, 0, 8, dimensions]):
         start = content[:4].hex()
-        raise broken(path, f"is not an idx file of {dimensions} dimensions (it starts with {start})")
+        raise file.broken(f"is not an idx file of {dimensions} dimensions (it starts with {start})")
     shape = tuple(np.frombuffer(content[4:header].ljust(4 * dimensions, b"\0"), dtype=">u4").tolist())
     expected = header + math.prod(shape)
     if len(content) != expected:
-        raise broken(path, f"has {len(content)} bytes, where its header says {expected}")
+        raise file.broken(f"has {len(content)} bytes, where its header says {expected}")
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape).copy()  # writable, for torch

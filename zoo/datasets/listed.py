@@ -25,6 +25,7 @@ from zoo.datasets.images import table
 from zoo.datasets.labels import number_classes
 
 SPLITS = ("train", "val")
+PATHS = "paths are relative to the list's folder, or absolute; one image a line"
 CHUNK = 1 << 16  # lines that are Python strings at a time
 
 
@@ -79,7 +80,7 @@ def read_list(file: Path, root: Path) -> np.ndarray:
 
     UserError naming the line of an image that is not there, or is there twice.
     """
-    lines = numbered_lines(file)
+    lines = numbered_lines(file, Listed.source)
     parts = []
     while chunk := list(islice(lines, CHUNK)):
         parts.append(parse(chunk, file, root))
@@ -95,18 +96,18 @@ def read_list(file: Path, root: Path) -> np.ndarray:
     return rows
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1 on, text) of each line that is not blank. UserError if the file cannot be read as text."""
+def numbered_lines(file: Path, fix: str) -> Iterator[tuple[int, str]]:
+    """(number from 1 on, text) of each line that is not blank. UserError with `fix` if it cannot be read as text."""
     try:
         # surrogateescape: names of files may be any bytes; -sig: spreadsheets mark the beginning of their files
         with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for number, line in enumerate(lines, 1):
                 if "\0" in line:
-                    raise UserError(f"{file.name} is no list: it is not a text", str(file))
+                    raise UserError(f"{file.name} is no list: it is not a text", str(file), fix)
                 if line.strip():
                     yield number, line.rstrip("\n")
     except OSError as error:
-        raise UserError(f"cannot read the list {file.name}: {error.strerror}", str(file)) from error
+        raise UserError(f"cannot read the list {file.name}: {error.strerror}", str(file), fix) from error
 
 
 def parse(lines: list[tuple[int, str]], file: Path, root: Path) -> np.ndarray:
@@ -142,8 +143,7 @@ def measure(path: Path, line: str) -> int:
     try:
         state = path.stat()
     except OSError as error:
-        fix = "paths are relative to the list's folder, or absolute; one image a line"
-        raise UserError(f"{line}: cannot read the image {path.name}: {error.strerror}", str(path), fix) from error
+        raise UserError(f"{line}: cannot read the image {path.name}: {error.strerror}", str(path), PATHS) from error
     if not stat.S_ISREG(state.st_mode):
-        raise UserError(f"{line}: {path.name} is not a file", str(path))
+        raise UserError(f"{line}: {path.name} is not a file", str(path), PATHS)
     return state.st_size

@@ -86,7 +86,8 @@ def gather(shards: list[Path], root: Path) -> np.ndarray:
         try:
             rows = index(shard)
         except OSError as error:
-            raise UserError(f"cannot read the shard {shard.name}: {error.strerror}", str(shard)) from error
+            happened = f"cannot read the shard {shard.name}: {error.strerror}"
+            raise UserError(happened, str(shard), "make it readable (chmod u+r), or get it again") from error
         path = np.full(len(rows), os.fsencode(os.path.relpath(shard, root)))
         parts.append(table(path=path, **{name: rows[name] for name in rows.dtype.names or ()}))
     return np.concatenate(parts)

@@ -6,12 +6,10 @@ Images are 3 x 96 x 96 bytes: red, green, blue, each column by column; labels ar
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from zoo.datasets.dataset import UNLABELLED
-from zoo.datasets.files import FileDataset, map_records, read_names, remembered, to_classes
+from zoo.datasets.files import File, FileDataset, remembered
 from zoo.datasets.images import ArrayImages
 
 SIDE, CLASSES = 96, 10
@@ -37,25 +35,25 @@ class Stl10(FileDataset):
     flips = True
     licence = "none stated; the images are ImageNet's (image-net.org's terms)"
     source = (
-        "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz, unpacked to DIR/stl10_binary (or "
-        "python -m zoo.datasets --download stl10 --data-dir DIR), then --data-dir DIR"
+        "python -m zoo.datasets --download stl10 --data-dir DIR, or "
+        "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz, unpacked to DIR/stl10_binary; then --data-dir DIR"
     )
 
     @property
     def classes(self) -> tuple[str, ...]:
         """See Dataset.classes."""
-        return read_names(self._files[NAMES], CLASSES)
+        return self._files[NAMES].read_names(CLASSES)
 
     def fingerprint(self, full: bool = False) -> str:
         """See Dataset.fingerprint: all files, or without `full` those of labelled images."""
-        return remembered([path for name, path in self._files.items() if full or name != "unlabeled_X.bin"], full)
+        return remembered([file for name, file in self._files.items() if full or name != "unlabeled_X.bin"], full)
 
     def read(self, split: str) -> ArrayImages:
         """See Dataset.read."""
         stem, count = STEMS[split], self.splits[split]
-        columns = torch.from_numpy(map_records(self._files[f"{stem}_X.bin"], count, 3 * SIDE**2))
+        columns = torch.from_numpy(self._files[f"{stem}_X.bin"].map_records(count, 3 * SIDE**2))
         pixels = columns.reshape(count, 3, SIDE, SIDE).mT
         if split == UNLABELLED:
             return ArrayImages(pixels, None)
-        path: Path = self._files[f"{stem}_y.bin"]
-        return ArrayImages(pixels, to_classes(path, map_records(path, count, 1)[:, 0], 1, CLASSES))
+        labels: File = self._files[f"{stem}_y.bin"]
+        return ArrayImages(pixels, labels.to_classes(labels.map_records(count, 1)[:, 0], 1, CLASSES))

@@ -20,6 +20,8 @@ from zoo.datasets.images import table
 VERSION = 1  # of what is remembered
 FIELDS = ("key", "size", "offset", "label")
 IMAGES = ("jpg", "jpeg", "png", "webp")
+ONE = f"one of .{' .'.join(IMAGES)} for each key"
+LABEL = 'a number or a name in KEY.cls, or in KEY.json under "label"'
 IGNORED = re.compile(r"\.[^.].*|__[^/]*__")  # hidden files; webdataset's own
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 Sample = dict[str, tarfile.TarInfo]  # the members of one key by field
@@ -49,7 +51,7 @@ def read_index(shard: Path) -> np.ndarray:
         check_plain(file, shard)
         samples = group(file, shard)
         if not samples:
-            raise UserError(f"there are no images in {shard.name}", str(shard))
+            raise UserError(f"there are no images in {shard.name}", str(shard), ONE)
         images = {key: pick_image(sample, shard, key) for key, sample in samples.items()}
         keys = sorted(samples)
         return table(
@@ -111,8 +113,7 @@ def pick_image(sample: Sample, shard: Path, key: str) -> tarfile.TarInfo:
     if len(found) != 1:
         held = ", ".join(f".{field}" for field in sample)
         what = f"{len(found)} images" if found else "no image"
-        fix = f"one of .{' .'.join(IMAGES)} for each key"
-        raise UserError(f"{shard.name}:{key} has {what} among its members {held}", str(shard), fix)
+        raise UserError(f"{shard.name}:{key} has {what} among its members {held}", str(shard), ONE)
     return sample[found[0]]
 
 
@@ -126,7 +127,7 @@ def read_label(file: BinaryIO, sample: Sample, shard: Path, key: str) -> bytes:
     try:
         return os.fsencode(check_text(content.decode()) if "cls" in sample else pick_label(json.loads(content)))
     except ValueError as error:
-        raise UserError(f"the label of {shard.name}:{key} cannot be read: {error}", str(shard)) from error
+        raise UserError(f"the label of {shard.name}:{key} cannot be read: {error}", str(shard), LABEL) from error
 
 
 def check_text(written: str) -> str:

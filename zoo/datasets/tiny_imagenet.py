@@ -10,7 +10,7 @@ import numpy as np
 
 from results.errors import UserError
 from results.files import digest
-from zoo.datasets.files import broken, read_lines, read_names, remembered
+from zoo.datasets.files import File, remembered
 from zoo.datasets.folder import CountedFolder, Split, images_in, scan_classes
 
 CLASSES, IMAGES, ANNOTATIONS = "wnids.txt", "val/images", "val/val_annotations.txt"
@@ -29,21 +29,25 @@ class TinyImageNet(CountedFolder):
     licence = "non-commercial research (image-net.org's terms)"
     source = "http://cs231n.stanford.edu/tiny-imagenet-200.zip, unpacked to DIR/tiny-imagenet-200, then --data-dir DIR"
 
+    def file(self, name: str) -> File:
+        """One of the files beside the images."""
+        return File(self.location / name, self.source)
+
     def gather(self) -> dict[str, Split]:
         """See CountedFolder.gather; classes are sorted by name, images of val as the annotations are."""
-        classes = tuple(sorted(read_names(self.location / CLASSES, self.counts["classes"])))
+        classes = tuple(sorted(self.file(CLASSES).read_names(self.counts["classes"])))
         train = scan_classes(self.location, self.location / "train", classes)
         return {"train": train, "val": self.read_annotations(classes)}
 
     def read_annotations(self, classes: tuple[str, ...]) -> Split:
         """The images of val. UserError naming one whose class is not known, or that is not listed or not there."""
-        path = self.location / ANNOTATIONS
+        file = self.file(ANNOTATIONS)
         known = {name: number for number, name in enumerate(classes)}
-        rows = [line.split("\t") for line in read_lines(path)]
+        rows = [line.split("\t") for line in file.read_lines()]
         named = {image: box[0] if box else "" for image, *box in rows}
         unknown = [f"{image} the class '{name}'" for image, name in named.items() if name not in known]
         if unknown:
-            raise broken(path, f"gives {unknown[0]}, which {CLASSES} does not name")
+            raise file.broken(f"gives {unknown[0]}, which {CLASSES} does not name")
         unequal = sorted(set(named) ^ set(images_in(self.location / IMAGES)))
         if unequal:
             happened = f"the image {unequal[0]} is in only one of {ANNOTATIONS} and {IMAGES}"
@@ -53,4 +57,4 @@ class TinyImageNet(CountedFolder):
 
     def fingerprint(self, full: bool = False) -> str:
         """See Folder.fingerprint; and the annotations."""
-        return digest([super().fingerprint(full), remembered([self.location / ANNOTATIONS], full)])
+        return digest([super().fingerprint(full), remembered([self.file(ANNOTATIONS)], full)])

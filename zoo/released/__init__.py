@@ -7,6 +7,7 @@ all of them or none.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 from results.errors import UserError
 from zoo.backbones import standard_preprocessing
 from zoo.checkpoint import Checkpoint
-from zoo.released.fitting import Fitted, fit, take
+from zoo.released.fitting import Fitted, Misfit, fit, take
 from zoo.released.formats import FORMATS, Format
 from zoo.released.opening import READABLE, file_digest, is_ours, unpickle
-from zoo.renaming import Line
+from zoo.released.plain import advise
+from zoo.renaming import Line, Named
 from zoo.tensors import content
 
 __all__ = ["READABLE", "Imported", "bring", "is_ours", "read"]
@@ -48,11 +50,28 @@ def bring(path: str | os.PathLike, backbone: str = "") -> Imported:
     kind, state = recognise(path, held)
     named = take(path, state, kind.rules)
     name = backbone or kind.backbone(path, named, held)
-    named = take(path, named, kind.placing(named, name))
-    fitted = fit(path, name, named, kind)
+    try:
+        fitted = place(path, name, named, kind)
+    except Misfit as error:
+        other = find_other(path, named, kind, held) if backbone else ""
+        raise UserError(f"{path.name} does not fit {name}: {error}", str(path), advise(path, other)) from error
     fitted.groups["clustering"] = kind.clustering(held)
     others = [Line(key, after) for key, after in kind.others(held).items()]
     return Imported(assemble(path, kind, name, fitted, held), [*fitted.lines, *others])
+
+
+def place(path: Path, name: str, named: Named, kind: Format) -> Fitted:
+    """The tensors as those of backbone `name` and of a head. Misfit if they are not."""
+    return fit(path, name, take(path, named, kind.placing(named, name)), kind)
+
+
+def find_other(path: Path, named: Named, kind: Format, held: Any) -> str:
+    """The backbone that the file tells, if its tensors fit; else ""."""
+    with suppress(UserError, Misfit):
+        told = kind.backbone(path, named, held)
+        place(path, told, named, kind)
+        return told
+    return ""
 
 
 def recognise(path: Path, held: Any) -> tuple[Format, dict[Any, Any]]:

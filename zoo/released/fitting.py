@@ -15,11 +15,15 @@ from zoo.backbones import empty, find
 from zoo.backbones.sobel import constants
 from zoo.released.opening import READABLE
 from zoo.renaming import Line, Named, Rule
-from zoo.tensors import Groups, mismatches
+from zoo.tensors import Groups, mismatches, shorten
 
 COUNTER = "num_batches_tracked"  # what torch wrote before 0.4.1 has none
 ABSENT = "(not in the file)"
 Shapes = dict[str, tuple[int, ...]]
+
+
+class Misfit(ValueError):
+    """The tensors are not those of the backbone and the head: what does not fit."""
 
 
 class Filling(NamedTuple):
@@ -59,7 +63,7 @@ def take(path: Path, state: Mapping[Any, Any] | Named, rules: Iterable[Rule]) ->
         if not isinstance(state, Named):
             odd = [str(key) for key, value in state.items() if not is_plain(value)]
             if odd:
-                raise ValueError(f"{', '.join(odd)} is no plain tensor")
+                raise ValueError(f"no plain tensor: {shorten(odd)}")
             state = Named.take({str(key): tensor for key, tensor in state.items()})
         return state.rename(rules)
     except ValueError as error:
@@ -79,7 +83,8 @@ def is_plain(value: Any) -> bool:
 def fit(path: Path, name: str, named: Named, kind: Kind) -> Fitted:
     """The tensors as groups `backbone` and `head`.
 
-    UserError that lists every fault unless each tensor of backbone `name` is there with its shape, and no other.
+    Misfit unless each tensor of backbone `name` is there with its shape, and no other; UserError for values that
+    cannot be.
     """
     fillings = {key: filling for key, filling in kind.fillings(named.tensors, name).items() if key not in named.tensors}
     state = named.tensors | {key: filling.tensor for key, filling in fillings.items()}
@@ -91,7 +96,10 @@ def fit(path: Path, name: str, named: Named, kind: Kind) -> Fitted:
     counters = count_none([key for key in wanted if key not in state])
     fillings |= counters
     state |= {key: filling.tensor for key, filling in counters.items()}
-    refuse(path, name, find_faults(state, wanted, channels if sobel else 0, fillings))
+    faults = mismatches({key: tensor.shape for key, tensor in wanted.items()}, state)
+    if faults:
+        raise Misfit("; ".join(faults))
+    check_values(path, name, state, fillings, channels if sobel else 0)
     fitted = {key: state[key].detach().to(wanted[key].dtype).contiguous().clone() for key in wanted}
     head = {key: tensor for key, tensor in fitted.items() if key not in backbone}
     groups = {"backbone": {key: fitted[key] for key in backbone}, "head": head}
@@ -121,27 +129,19 @@ def count_none(missing: Iterable[str]) -> dict[str, Filling]:
     return {key: Filling(torch.zeros((), dtype=torch.int64), "0") for key in missing if key.endswith(COUNTER)}
 
 
-def find_faults(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sobel: int, filled: Mapping[str, Any]
-) -> list[str]:
-    """What does not fit. sobel: the image channels that a Sobel filter takes, 0 where there is none."""
-    faults = mismatches({key: tensor.shape for key, tensor in wanted.items()}, state)
+def check_values(path: Path, name: str, state: Mapping[str, Tensor], filled: Mapping[str, Any], sobel: int) -> None:
+    """UserError for values that cannot be. sobel: the image channels that a Sobel filter takes, 0 where none is."""
+    odd = [key for key, tensor in state.items() if key not in filled and not torch.isfinite(tensor).all()]
+    faults = [f"not finite: {shorten(odd)}"] if odd else []
+    faults += other_sobel(state, sobel) if sobel else []
     if faults:
-        return faults
-    faults = [f"{key} is not finite" for key in wanted if key not in filled and not torch.isfinite(state[key]).all()]
-    return faults + (other_sobel(state, sobel) if sobel else [])
+        raise UserError(f"{path.name} is no usable {name}: {'; '.join(faults)}", str(path), READABLE)
 
 
 def other_sobel(state: Mapping[str, Tensor], channels: int) -> list[str]:
     """The tensors of a Sobel filter that are not the constants that ours has."""
     ours = {f"sobel.{key}": tensor for key, tensor in constants(channels).items()}
     return [f"{key} is not ours" for key, tensor in ours.items() if not torch.allclose(state[key].float(), tensor)]
-
-
-def refuse(path: Path, name: str, faults: list[str]) -> None:
-    """UserError with the faults, if there are any."""
-    if faults:
-        raise UserError(f"{path.name} does not fit {name}: {'; '.join(faults)}", str(path), READABLE)
 
 
 def draw_map(named: Named, groups: Groups, fillings: Mapping[str, Filling]) -> list[Line]:

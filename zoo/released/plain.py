@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from results.errors import UserError
-from zoo.backbones import empty, find
+from zoo.backbones import SPELLED, empty, find
 from zoo.backbones.library import Library
 from zoo.released.fitting import COUNTER
 from zoo.renaming import Named, Rule
@@ -28,11 +29,18 @@ def find_backbone(path: Path, named: Named) -> str:
     fitting = [name for name in TRIED if fits(named, name)]
     if len(fitting) == 1:
         return fitting[0]
-    fix = "--backbone NAME: one of our own, torchvision:NAME or timm:NAME"
     if fitting:
-        raise UserError(f"{path.name} fits several backbones: {', '.join(fitting)}", str(path), fix)
+        raise UserError(
+            f"{path.name} fits several backbones: {', '.join(fitting)}", str(path), advise(path, fitting[0])
+        )
     found = f"{path.name} does not fit any backbone that was tried: {', '.join(TRIED)}"
-    raise UserError(f"{found} (it has {len(named.tensors)} tensors)", str(path), fix)
+    raise UserError(f"{found} (it has {len(named.tensors)} tensors)", str(path), advise(path))
+
+
+def advise(path: Path, name: str = "") -> str:
+    """What to type for a file that is backbone `name`'s, or one's that only its owner knows."""
+    command = f"python -m zoo.checkpoint import {shlex.quote(str(path))} --backbone"
+    return f"{command} {name}" if name else f"{command} NAME (one of {SPELLED})"
 
 
 def fits(named: Named, name: str) -> bool:
