@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from results.errors import UserError
+from zoo import processes
 from zoo.backbones import Backbone, find
 from zoo.clustering.heads import CentroidHead, LinearHead, match_head
 from zoo.clustering.partition import CLUSTERINGS, Partition
 from zoo.clustering.sampling import SAMPLERS
-from zoo.clustering.whitening import Whitening, fit_whitening, l2_normalise
+from zoo.clustering.whitening import Whitening, fit_whitening, l2_normalise_
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.run import LATER, Method, main
@@ -134,7 +135,7 @@ class DeepCluster(Method):
     def partition(self, descriptors: np.ndarray, run: Training, epoch: int) -> dict[str, dict[str, Any]]:
         """PCA-whiten the descriptors (N, D), normalise each to length 1, and cluster them."""
         whitening = fit_whitening(descriptors, self.pca)
-        points = l2_normalise(whitening(descriptors))
+        points = l2_normalise_(whitening(descriptors))
         by = CLUSTERINGS[self.clustering]
         partition = by(points, self.k, self.iterations, run.seed("k-means", epoch), run.device)
         return {"whitening": vars(whitening), "partition": vars(partition)}
@@ -172,27 +173,24 @@ class DeepCluster(Method):
         for ids, x in run.batches(view, order, self.batch, "training", epoch):
             logits = head(run.embed(model, x))
             loss = partition.cross_entropy(logits, torch.from_numpy(ids))
-            for each in optimizers:
-                each.zero_grad()
-            loss.backward()
-            for each in optimizers:
-                each.step()
+            run.descend(loss, *optimizers)
             total["sum"] += loss.detach() * len(ids)
-        return total["sum"].item() / len(order)
+        return run.end_pass(model, total["sum"]) / len(order)
 
 
 @torch.inference_mode()
 def compute_descriptors(model: Backbone, run: Training) -> np.ndarray:
     """fc7 before its ReLU of every image's centre crop, (N, D) float32, on disk: 21 GB for ImageNet.
 
+    Each of many processes has those of its share of the images.
     At epoch 0 the batch-norm statistics are the initial ones: the first clustering is of a plain random network.
     """
     model.eval()
-    count = len(run.images)
-    found = run.array("features", (count, model.embedding_dim))
+    rows = np.arange(len(run.images))[processes.share(len(run.images))]
+    found = run.array("features", (len(rows), model.embedding_dim))
     view = Centre(run.preprocessing.resize, run.preprocessing.size)
-    for ids, x in run.batches(view, np.arange(count), run.settings.batch, "features"):
-        found[ids] = run.embed(model, x).cpu().numpy()
+    for ids, x in run.batches(view, rows, run.settings.batch, "features", own=True):
+        found[ids - rows[0]] = run.embed(model, x).cpu().numpy()
     return found
 
 

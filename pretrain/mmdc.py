@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from results.errors import UserError
+from zoo import processes
 from zoo.checkpoint import Preprocessing
 from zoo.clustering.heads import linear_head
 from zoo.clustering.targets import Targets
@@ -181,9 +182,10 @@ class MMDC(Method):
                 targets.assign(rows, compute_outputs(network, centre.pixels[rows.to(run.device)], run))
             network.train()
             loss = F.mse_loss(unit_outputs(network, x, run), targets[rows].to(run.device))
-            step(optimizer, loss)
+            run.descend(loss, optimizer, zeros=True)  # the idle head decays and moves, as in the released program
             total["sum"] += loss.detach() * len(ids)
-        return total["sum"].item() / len(order)
+        targets.agree()
+        return run.end_pass(network, total["sum"]) / len(order)
 
     def learn_rotations(
         self, network: nn.ModuleDict, optimizer: torch.optim.Optimizer, run: Training, epoch: int
@@ -197,9 +199,9 @@ class MMDC(Method):
         for ids, x in run.batches(view, order, self.batch, "rotation", epoch):
             logits = network["rotnet_head"](torch.relu(run.embed(network["backbone"], x)))
             loss = F.cross_entropy(logits, wanted[: len(x)])
-            step(optimizer, loss)
+            run.descend(loss, optimizer, zeros=True)  # the idle head decays and moves, as in the released program
             total["sum"] += loss.detach() * len(ids)
-        return total["sum"].item() / len(order)
+        return run.end_pass(network, total["sum"]) / len(order)
 
 
 @dataclass(frozen=True)
@@ -230,15 +232,9 @@ def compute_outputs(network: nn.ModuleDict, pixels: Tensor, run: Training) -> Te
 
 def evaluate(network: nn.ModuleDict, centre: ArrayImages, run: Training) -> Tensor:
     """Outputs (n, dim) of every image, on the CPU."""
-    return torch.cat([compute_outputs(network, pixels, run).cpu() for pixels in centre.pixels.split(512)]).clone()
-
-
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One step of gradient descent. Gradients become zeros, not None, so that the head that the loss does not reach
-    still decays and moves with its momentum, as under the torch version of the released program."""
-    optimizer.zero_grad(set_to_none=False)
-    loss.backward()
-    optimizer.step()
+    own = centre.pixels[processes.share(len(centre))]
+    found = torch.cat([compute_outputs(network, pixels, run).cpu() for pixels in own.split(512)])
+    return processes.gathered(found).clone()
 
 
 def parameter_groups(network: nn.ModuleDict, weight_decay: float) -> list[dict]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from results.errors import UserError
+from zoo import processes
 from zoo.clustering.heads import linear_head
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import UNLABELLED, Dataset
@@ -95,13 +96,11 @@ class Supervised(Method):
             rows = torch.from_numpy(ids).to(run.device)
             logits = network["top_layer"](torch.relu(run.embed(network["backbone"], x)))
             loss = F.cross_entropy(logits, labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            run.descend(loss, optimizer)
             seen["predicted"][rows] = logits.detach().argmax(1)
             seen["loss"] += loss.detach() * len(ids)
             seen["steps"] += 1
-        return seen["loss"].item() / count, seen["predicted"].cpu().numpy()
+        return run.end_pass(network, seen["loss"]) / count, processes.summed(seen["predicted"]).cpu().numpy()
 
 
 if __name__ == "__main__":

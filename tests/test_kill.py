@@ -28,7 +28,7 @@ MOMENTS = {
     "mmdc": {
         "assignment": "zoo.clustering.targets.Targets.assign",
         "refinement": "zoo.clustering.targets.relabel",
-        "training": "pretrain.mmdc.step",
+        "training": "zoo.training.descend",
     },
     "supervised": {"training": "torch.nn.functional.cross_entropy"},
 }

@@ -14,12 +14,12 @@ from toys import bench
 from trainings import TINY, Tiny, Unlabelled, checkpoint, files, log, start, training, untimed
 
 import pretrain.mmdc as module
-from pretrain.mmdc import MMDC, FourRotations, evaluate, parameter_groups, step, unit_outputs
+from pretrain.mmdc import MMDC, FourRotations, evaluate, parameter_groups, unit_outputs
 from probes import features
 from probes.clustering import Clustering, assign_by_head
 from zoo.clustering.targets import Targets
 from zoo.seeds import generator
-from zoo.training import Training
+from zoo.training import Training, descend
 from zoo.views import CropRotate
 
 WORDS = ("--epochs", "2", "--batch", "32")
@@ -63,11 +63,11 @@ def test_an_idle_head_decays_and_keeps_its_momentum():
     head, other = nn.Linear(3, 2), nn.Linear(3, 4)
     optimizer = torch.optim.SGD(parameter_groups(nn.ModuleList([head, other]), 0.1), lr=0.05, momentum=0.9)
     x = torch.rand(5, 3)
-    step(optimizer, head(x).square().mean())  # other has no gradient yet: it is left alone
+    descend(head(x).square().mean(), optimizer, zeros=True)  # other has no gradient yet: it is left alone
     before = other.weight.detach().clone()
-    step(optimizer, head(x).square().mean())
+    descend(head(x).square().mean(), optimizer, zeros=True)
     assert torch.equal(other.weight, before)
-    step(optimizer, other(x).square().mean())
+    descend(other(x).square().mean(), optimizer, zeros=True)
     weight, bias = other.weight.detach().clone(), other.bias.detach().clone()
     momentum, drift = (optimizer.state[p]["momentum_buffer"].clone() for p in (other.weight, other.bias))
     for _ in range(7):  # by hand: no gradient, but weight decay (of the matrix alone) and momentum
@@ -75,7 +75,7 @@ def test_an_idle_head_decays_and_keeps_its_momentum():
         weight = weight - 0.05 * momentum
         drift = 0.9 * drift
         bias = bias - 0.05 * drift
-        step(optimizer, head(x).square().mean())
+        descend(head(x).square().mean(), optimizer, zeros=True)
     assert torch.allclose(other.weight, weight, atol=1e-6)
     assert torch.allclose(other.bias, bias, atol=1e-6)
     assert not torch.equal(other.weight, before)

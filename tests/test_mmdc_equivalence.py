@@ -20,11 +20,11 @@ from torch import nn
 from trainings import TINY, Tiny, checkpoint, log, start, training
 
 import pretrain.mmdc as module
-from pretrain.mmdc import MMDC, parameter_groups, step
+from pretrain.mmdc import MMDC, parameter_groups
 from zoo.clustering.targets import Targets
 from zoo.datasets.images import ArrayImages
 from zoo.seeds import derive
-from zoo.training import Training
+from zoo.training import Training, descend
 
 BILINEAR = Image.Resampling.BILINEAR
 STATISTICS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -260,7 +260,7 @@ def test_an_idle_head_decays_as_469_steps_of_the_formula():
     weight, bias = other.weight.detach().clone(), other.bias.detach().clone()
     x = torch.rand(4, 6)
     for _ in range(steps):
-        step(optimizer, head(x).square().mean())
+        descend(head(x).square().mean(), optimizer, zeros=True)
     # weight and velocity after a step are linear in those before it: (w, v) -> (w - lr v', v' = momentum v + decay w)
     once = np.array([[1 - lr * decay, -lr * momentum], [decay, momentum]])
     factor = np.linalg.matrix_power(once, steps)[0, 0]

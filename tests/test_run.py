@@ -88,7 +88,7 @@ def test_help_has_every_setting_and_option(kind, capsys):
         parse(kind, ["--help"])
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    flags = {field.name for field in (*fields(kind), *fields(Options))} - {"seed"}
+    flags = {field.name for field in (*fields(kind), *fields(Options))} - {"seed", "processes"}
     assert [name for name in sorted(flags) if f"--{name.replace('_', '-')}" not in out] == []
     assert "--seed " not in out
     assert "--no-force" not in out

@@ -147,7 +147,8 @@ def test_a_hostile_state_is_not_executed(tmp_path):
             return (open, (str(tmp_path / "owned"), "w"))
 
     torch.save({"root": Hostile(), "random": []}, tmp_path / "state-1.pt")
-    assert State(tmp_path).number == 0
+    with pytest.raises(UserError, match="--force"):
+        State(tmp_path)
     assert not (tmp_path / "owned").exists()
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from results.errors import RunFailed, UserError
+from zoo.processes import on_this_host, place_on_this_host
 
 PRECISIONS = ("fp32", "bf16")
 _stopping = threading.Event()
@@ -32,14 +33,14 @@ def prepare(threads: int | None) -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(M_MMAP_THRESHOLD, GIBIBYTE)
             libc.mallopt(M_TRIM_THRESHOLD, GIBIBYTE)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // on_this_host()))
     torch.backends.cudnn.benchmark = False  # its choice of algorithm would differ from run to run
 
 
 def pick(name: str) -> torch.device:
     """The device called `name` (`auto`: the GPU where there is one). UserError if it is not there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{place_on_this_host()}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:

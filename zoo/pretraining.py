@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from results.errors import UserError
 from results.files import check_writable, remove_torn, write_bytes
 from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
+from zoo import processes
 from zoo.backbones import channels_for
 from zoo.checkpoint import REFERENCE, Checkpoint, describe
 from zoo.datasets.dataset import Dataset
@@ -38,7 +40,7 @@ def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str
     method.check(dataset, count)
     key = cell_key(method.name, method.version, settings_of(method), None, dataset.fingerprint(), options.limit)
     path = options.runs_dir / key / f"{checkpoint_name(method, dataset)}.safetensors"
-    known = None if options.force else recorded(method.name, key, path, options)
+    known = processes.by_first(lambda: None if options.force else recorded(method.name, key, path, options))
     if options.dry_run:
         verb = "continue" if states(path.parent) and not options.force else "train"
         plan = f"will {verb}: {asdict(method)['epochs']} epochs in {shown_path(path.parent)}"
@@ -46,6 +48,8 @@ def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str
         print(f"{count:,} images\n{method.cost(dataset, count)}")
         return
     record, made = known or (train(method, dataset, options, line, key, path), path)
+    if processes.rank():
+        return
     if options.out is not None:
         write_bytes(options.out, made.read_bytes())
     show(record, made, options, known is not None)
@@ -95,27 +99,39 @@ def holds(path: Path, key: str) -> bool:
 def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, key: str, path: Path) -> Record:
     """Train, or continue, the run `key`; when this returns its record, that and the checkpoint are written."""
     check_places(path, options)
+    directory = path.parent / f"process-{processes.rank()}" if processes.rank() else path.parent
+    directory.mkdir(exist_ok=True)
     if options.force:
-        remove(path.parent)
-        discard(path.parent, *SCRATCH)
-    run = open_run(method, dataset, options, path.parent)
+        remove(directory)
+        discard(directory, *SCRATCH)
+    run = open_run(method, dataset, options, directory)
     try:
-        with failure_noted(path.parent):
+        with failure_noted(directory):
             # before the training: the environment is of the code that runs, not of later edits
             started, place = now(), environment(run.device, method.precision)
             groups = method.train(run)
             checkpoint = describe_run(method, dataset, run, key, path.stem, groups, options)
-            checkpoint.save(path)
             record = make_record(checkpoint, method, dataset, run, line, started, place)
-            if options.limit is None:
-                options.records.write(record)
+            if processes.rank() == 0:
+                checkpoint.save(path)
+                if options.limit is None:
+                    options.records.write(record)
     except Exception:  # not a signal, after which it is needed again
-        discard(path.parent, *SCRATCH)
+        discard(directory, *SCRATCH)
         raise
-    discard(path.parent, *SCRATCH)
-    remove_torn(path.parent)
-    remove(path.parent)  # last: what failed before it can be tried again
+    processes.meet()
+    clear(directory)  # last: what failed before it can be tried again
     return record
+
+
+def clear(directory: Path) -> None:
+    """Remove what only an unfinished run needs; of a process beside the first, all that it has written."""
+    if processes.rank():
+        shutil.rmtree(directory)
+        return
+    discard(directory, *SCRATCH)
+    remove_torn(directory)
+    remove(directory)
 
 
 def discard(directory: Path, *names: str) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from results.errors import UserError, ending
 from results.files import FIXES, ROOT, write_text
 from zoo import device as devices
+from zoo import processes
 from zoo.backbones import channels_for, standard_preprocessing
 from zoo.checkpoint import Checkpoint, Preprocessing
 from zoo.cost import Cost, multiply_adds
@@ -65,6 +66,8 @@ class Method:
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
     # Of a subset drawn for study, the size of the largest class over that of the smallest; 1: all images.
     imbalance: float = field(default=1.0, metadata=LATER)
+    # torchrun's, which changes the numbers: batch norm is of each
+    processes: Annotated[int, tyro.conf.Suppress] = field(default=1, metadata=LATER)
     seed: Annotated[int, tyro.conf.Suppress] = 0
 
     def train(self, run: Any) -> dict[str, dict[str, Tensor]]:
@@ -75,6 +78,10 @@ class Method:
         """UserError for settings that cannot work on `count` images of this data set, before any work."""
         channels_for(self.backbone, dataset.channels)
         check_least(asdict(self), self.least)
+        batch = asdict(self).get("batch", self.processes)
+        if batch % self.processes or count < self.processes:
+            happened = f"batches of {batch} of {count} images cannot be shared evenly by {self.processes} processes"
+            raise UserError(happened, fix=f"--batch {max(1, batch // self.processes) * self.processes}")
 
     def cost(self, dataset: Dataset, count: int) -> Cost:
         """What training on `count` images of this data set takes."""
@@ -177,17 +184,24 @@ def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
     settings, options = parse(kind, words)
     options.check()
     devices.prepare(options.threads or None)
+    with processes.joined():
+        perform(settings, options if processes.rank() == 0 else replace(options, quiet=True), words)
+
+
+def perform(settings: Method | Task, options: Any, words: Sequence[str]) -> None:
+    """Do what the settings and options say, `words` being the command line."""
     dataset = find(options.dataset, options.data_dir)
     if options.exclude is not None:
         exclude(dataset, options.exclude)
-    say_changes(dataset, remember=not options.dry_run)
-    line = shlex.join(["python", "-m", kind.name, *public(words)])
+    if processes.rank() == 0:
+        say_changes(dataset, remember=not options.dry_run)
+    line = shlex.join([*processes.launcher(), "-m", settings.name, *public(words)])
     # Imported here: both import the classes above.
     if isinstance(settings, Method):
         from zoo.pretraining import pretrain
 
         for seed in options.seeds:
-            pretrain(replace(settings, seed=seed), dataset, options, line)
+            pretrain(replace(settings, seed=seed, processes=processes.count()), dataset, options, line)
     else:
         from zoo.evaluation import evaluate
 

@@ -42,11 +42,11 @@ class Signals:
         finally:
             self._waiting = False
 
-    def obey(self) -> None:
-        """End the process if a signal waits for that."""
-        if self.asked == signal.SIGINT:
+    def obey(self, number: int) -> None:
+        """End the process as the signal `number` asks for, if it is not 0."""
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.asked is not None:
+        if number:
             print(f"terminated; {CONTINUES}", file=sys.stderr)
             raise SystemExit(143)
 
@@ -55,7 +55,7 @@ class Signals:
         if first and self._waiting:
             print("stopping after this step (again: at once)", file=sys.stderr)
         else:
-            self.obey()
+            self.obey(number)
 
 
 signals = Signals()

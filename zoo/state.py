@@ -10,12 +10,11 @@
 
 The program that continues runs the same lines again. A loop goes on after the last step that was saved, `once` gives
 the result that was saved, a part is given what it held, and torch's random generator is set to where it was. What
-belongs to a step of a loop is forgotten with that step.
+belongs to a step of a loop, or to work done once, is forgotten with it.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 import sys
 import time
@@ -31,13 +30,14 @@ from torch import nn
 
 from results.errors import RunFailed, UserError
 from results.files import replacing
+from zoo import processes
 from zoo.device import check_stopped
 from zoo.signals import signals
 
 NAME = re.compile(r"state-(\d+)\.pt")
-DAMAGED = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError)
 KEPT = 2  # states on disk: should the newest be damaged, there is the one before it
 WORTH = 1.0  # seconds: the end of a loop is not worth saving where less was done
+RARELY = 20  # nor where less was done than this many times what saving took
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -76,7 +76,7 @@ class State:
         self.number, found = self._newest()
         self.scope = self.root = Scope.of(found["root"])
         self.random = found["random"]
-        self.saved_at = time.monotonic()
+        self.saved_at, self.cost = time.monotonic(), 0.0  # seconds that saving took
 
     def part(self, name: str, part: Part) -> Part:
         """The part, saved with the state from now on, and given what it held if this run is continued.
@@ -94,13 +94,17 @@ class State:
         return part
 
     def once(self, name: str, work: Callable[[], Result]) -> Result:
-        """work()'s result: of plain values and tensors, for it is saved."""
-        if name in self.scope.results:
-            self._come_by(name)
-        else:
-            self.scope.results[name] = work()
+        """work()'s result: of plain values and tensors, for it is saved. Loops and parts in work are its own."""
+        outer = self.scope
+        self._come_by(name)
+        if name not in outer.results:
+            self.scope = outer.inner.setdefault(name, Scope())
+            result = work()
+            self.scope = outer
+            del outer.inner[name]
+            outer.results[name] = result
             self._save_if_worth()
-        return self.scope.results[name]
+        return outer.results[name]
 
     def epochs(self, name: str, count: int) -> Iterator[int]:
         """Numbers from 0 below count, from where the run goes on; the state is saved after each."""
@@ -125,13 +129,14 @@ class State:
     def save(self) -> None:
         """Write the state beside the one before it, and remove older ones."""
         random = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [])]
-        self.number += 1
+        self.number, began = self.number + 1, time.monotonic()
         with replacing(self.directory / f"state-{self.number}.pt") as temporary, temporary.open("wb") as file:
             torch.save({"root": self.root.snapshot(), "random": random}, file)
         for number, path in states(self.directory):
             if number <= self.number - KEPT:
                 path.unlink()
         self.saved_at = time.monotonic()
+        self.cost = self.saved_at - began
 
     def _loop(
         self, name: str, count: int, after: Callable[[], None], during: Callable[[], AbstractContextManager[None]]
@@ -156,13 +161,19 @@ class State:
         except RunFailed:
             self.save()
             raise
-        if signals.asked is not None or time.monotonic() - self.saved_at >= 60 * self.every:
+        asked, due = processes.largest(signals.asked or 0, self._age() >= 60 * self.every)
+        if asked or due:
             self.save()
-        signals.obey()
+        signals.obey(int(asked))
 
     def _save_if_worth(self) -> None:
-        if time.monotonic() - self.saved_at >= min(WORTH, 60 * self.every):
+        (due,) = processes.largest(self._age() >= min(max(WORTH, RARELY * self.cost), 60 * self.every))
+        if due:
             self.save()
+
+    def _age(self) -> float:
+        """Seconds since the last state."""
+        return time.monotonic() - self.saved_at
 
     def _come_by(self, name: str) -> None:
         """Where the run comes by what was restored, torch's generator is set to where it was then."""
@@ -173,14 +184,16 @@ class State:
                 torch.cuda.set_rng_state_all(self.random[1:])
 
     def _newest(self) -> tuple[int, dict[str, Any]]:
-        """The newest state on disk that is whole, with its number; nothing, and 0, if there is none."""
-        for number, path in reversed(states(self.directory)):
-            try:
-                return number, read(path)
-            except DAMAGED as error:
-                before = "the state before it is continued from, if there is one"
-                print(f"{path.name} is damaged ({type(error).__name__}): {before}", file=sys.stderr)
-        return 0, {"root": Scope().snapshot(), "random": []}
+        """The newest state that is whole in each process, and its number; 0 and nothing if there is none."""
+        whole = {number: path for number, path in states(self.directory) if is_whole(path)}
+        number = max(set.intersection(*map(set, processes.told_each(list(whole)))), default=0)
+        if number == 0:
+            return 0, {"root": Scope().snapshot(), "random": []}
+        try:
+            return number, torch.load(whole[number], map_location="cpu", weights_only=True)
+        except Exception as error:  # no state of ours
+            happened = f"{whole[number].name} cannot be continued from ({type(error).__name__})"
+            raise UserError(happened, str(self.directory), "--force, to start afresh") from error
 
 
 def states(directory: Path) -> list[tuple[int, Path]]:
@@ -189,12 +202,17 @@ def states(directory: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state in a file. An error of DAMAGED unless the file is whole: its checksums are compared."""
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:
-            raise zipfile.BadZipFile("a checksum differs")
-    return torch.load(path, map_location="cpu", weights_only=True)
+def is_whole(path: Path) -> bool:
+    """Whether a state's checksums are those of its contents; if not, this is said."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            torn = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        torn = type(error).__name__
+    if torn is not None:
+        before = "the state before it is continued from, if there is one"
+        print(f"{path.name} is damaged ({torn}): {before}", file=sys.stderr)
+    return torn is None
 
 
 def remove(directory: Path) -> None:

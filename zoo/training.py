@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from results.errors import RunFailed
 from results.files import write_text
+from zoo import processes
 from zoo.backbones import Backbone, build, channels_for
 from zoo.checkpoint import Preprocessing
 from zoo.clustering.scores import empty_clusters, entropy, nmi, scores
@@ -54,6 +55,7 @@ class Training:
     seconds: dict[str, float] = field(default_factory=dict)  # of the present epoch's phases
     previous: dict[str, Tensor] = field(default_factory=dict)  # the last epoch's `assignment`
     conclusion: dict[str, Any] = field(default_factory=dict)  # clusters after the last epoch, if a method makes some
+    weight: float = 1.0  # of this process's part of the present batch
     since: float = 0.0  # when the seconds of the present phase were last counted
 
     @cached_property
@@ -84,21 +86,35 @@ class Training:
         return descriptors.float()
 
     def batches(
-        self, view: View, order: np.ndarray, batch: int, phase: str, *seed: int
+        self, view: View, order: np.ndarray, batch: int, phase: str, *seed: int, own: bool = False
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """(ids, network input float32 (B, C, h, w)) of the images in `order`, with a progress bar.
 
-        Batches are the steps of `phase`: a run that is continued gets those that it had not finished.
+        Batches are the steps of `phase`: a run that is continued gets those that it had not finished. Each of many
+        processes gets its part of every batch, whose share of the batch is then `weight`; or, with `own`, has an order
+        of its own.
         """
-        first, total = self.state.done(phase), math.ceil(len(order) / batch)
+        sizes = own_sizes(len(order), batch) if own else batch_sizes(len(order), batch, processes.count())
+        first, total = self.state.done(phase), len(sizes)
         drawn = self.seed(phase, *seed)
-        stream = self.images.batches(order, batch, view, drawn, self.device, self.workers, first)
+        part = slice if own else processes.share
+        stream = self.images.batches(order, sizes, view, drawn, self.device, self.workers, first, part)
         steps = zip(self.state.steps(phase, total), stream)
         hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
-        for _, (ids, pixels) in tqdm(steps, desc=phase, initial=first, total=total, disable=hidden, leave=False):
+        for number, (ids, pixels) in tqdm(steps, desc=phase, initial=first, total=total, disable=hidden, leave=False):
             x = self.preprocessing.normalise(pixels)
+            self.weight = len(ids) / sizes[number]
             yield ids, x.contiguous(memory_format=torch.channels_last)
             self._count(phase)
+
+    def descend(self, loss: Tensor, *optimizers: torch.optim.Optimizer, zeros: bool = False) -> None:
+        """A step of gradient descent (see `descend`) on the loss of the present batch, or of this process's part."""
+        descend(loss if processes.count() == 1 else loss * self.weight, *optimizers, zeros=zeros)
+
+    def end_pass(self, module: nn.Module, total: Tensor) -> float:
+        """The sum of the processes' `total` at the end of a pass, after which their batch norms agree too."""
+        processes.average_statistics(module)
+        return processes.summed(total).item()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -141,7 +157,8 @@ class Training:
         if self.state.number and not self.quiet:
             tqdm.write(f"continuing in epoch {self.state.done('epochs')}", file=sys.stderr)
         for epoch in self.state.epochs("epochs", total):
-            torch.manual_seed(self.seed("epoch", epoch))  # dropout draws from the global generator
+            # dropout draws from the global generator; no two processes drop the same
+            torch.manual_seed(self.seed("epoch", epoch, *([processes.rank()] if processes.rank() else [])))
             self.seconds = self.part("seconds", {})
             yield epoch
             self._check_finite(epoch, parts)
@@ -215,6 +232,36 @@ def has_collapsed(sizes: np.ndarray) -> bool:
     k, largest = len(sizes), sizes.max()
     crowded = largest > sizes.sum() / 2 and largest * k >= 2 * sizes.sum()
     return bool(k > 1 and (crowded or (sizes == 0).sum() > k / 2))
+
+
+def descend(loss: Tensor, *optimizers: torch.optim.Optimizer, zeros: bool = False) -> None:
+    """A step of gradient descent on the loss; of many processes, on the sum of theirs.
+
+    zeros: gradients become zeros, not None, before: what the loss does not reach moves and decays all the same.
+    """
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=not zeros)
+    loss.backward()
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    processes.sum_gradients([parameter for group in groups for parameter in group["params"]])
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def batch_sizes(count: int, batch: int, parts: int) -> list[int]:
+    """How many of `count` images each batch has: the last what is left, or more where each part is to get one."""
+    full, left = divmod(count, batch)
+    if 0 < left < parts and full:
+        return [*[batch] * (full - 1), batch + left]
+    return [batch] * full + [left] * (left > 0)
+
+
+def own_sizes(count: int, batch: int) -> list[int]:
+    """How many of this process's own `count` images each batch has: all processes take the same number of steps."""
+    if processes.count() == 1:
+        return batch_sizes(count, batch, 1)
+    steps = math.ceil(processes.largest(count)[0] / batch)
+    return [count * (step + 1) // steps - count * step // steps for step in range(steps)]
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -15,6 +15,7 @@ import scipy.sparse
 import torch  # before faiss, so that one thread setting rules both
 
 from results.errors import RunFailed, UserError
+from zoo import processes
 from zoo.clustering.whitening import Rows
 
 PERTURBATION = 1 / 1024  # faiss's: exact in float32
@@ -44,13 +45,14 @@ def kmeans(
 
     `start` (k, d) gives the first centroids; by default they are k random rows of different value. The search
     runs on the GPU if `device` is one and faiss can use it. The same seed gives the same bits on one machine.
+    Of many processes, each gives its share of the rows (see zoo.processes) and gets their assignment.
     RunFailed if x is not finite; UserError if k is not in 1…N, if fewer than k rows differ, or without faiss.
     Source: Caron et al. 2018, section 3.2; the split of empty clusters is faiss's.
     """
     x = matrix(x)
     generator = np.random.default_rng(seed)
     rows = distinct_rows(x, k, generator)
-    centroids = x[rows] if start is None else matrix(start).copy()
+    centroids = take(x, rows) if start is None else matrix(start).copy()
     if centroids.shape != (k, x.shape[1]):
         raise ValueError(f"a start of shape {centroids.shape} is not k = {k} rows of {x.shape[1]}")
     index = flat_index(x.shape[1], device)
@@ -58,8 +60,9 @@ def kmeans(
     repaired, settled = 0, None
     for _ in range(iterations):
         distances, assignment = search(index, x, centroids)
-        objective.append(float(distances.sum(dtype=np.float64)))
-        if settled is not None and np.array_equal(assignment, settled):
+        objective.append(float(processes.summed(np.array(distances.sum(dtype=np.float64)))))
+        moved = settled is None or not np.array_equal(assignment, settled)
+        if not any(processes.largest(moved)):
             break
         centroids, sizes = means(x, assignment, k)
         splits = split_empty(centroids, sizes, generator)
@@ -76,21 +79,33 @@ def nearest(x: Rows, centroids: Rows, device: str | torch.device = "cpu") -> np.
 
 def distinct_rows(x: np.ndarray, k: int, generator: np.random.Generator) -> np.ndarray:
     """The indices of k random rows of x (N, d) of different value, (k,). UserError if there are not k."""
-    if not 1 <= k <= len(x):
-        raise UserError(f"{k} clusters were asked of {len(x)} rows", fix=f"a k from 1 to {len(x)}")
-    order = generator.permutation(len(x))
+    count = int(processes.summed(np.array(len(x))))
+    if not 1 <= k <= count:
+        raise UserError(f"{k} clusters were asked of {count} rows", fix=f"a k from 1 to {count}")
+    order = generator.permutation(count)
     looked = k
     while True:  # nearly always the first k do; the whole of x is compared only where rows repeat
-        rows = x[order[:looked]] + np.float32(0)  # -0 + 0 = 0: equal values have equal bytes
+        rows = take(x, order[:looked]) + np.float32(0)  # -0 + 0 = 0: equal values have equal bytes
         _, first = np.unique(rows.view(np.dtype((np.void, rows[0].nbytes))).ravel(), return_index=True)
         if len(first) >= k:
             return order[np.sort(first)[:k]]
-        if looked >= len(x):
+        if looked >= count:
             raise UserError(
-                f"{k} clusters were asked of {len(x)} rows, of which only {len(first)} differ",
+                f"{k} clusters were asked of {count} rows, of which only {len(first)} differ",
                 fix=f"a k of at most {len(first)}; if the images differ, the network has collapsed",
             )
         looked *= 2
+
+
+def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows of these numbers, (len(rows), d), whichever process has them: each has a share of x, in their order."""
+    if processes.count() == 1:
+        return x[rows]
+    start = sum(processes.told_each(len(x))[: processes.rank()])
+    own = np.flatnonzero((rows >= start) & (rows < start + len(x)))
+    found = np.zeros((len(rows), x.shape[1]), dtype=np.float32)
+    found[own] = x[rows[own] - start]
+    return processes.summed(found)
 
 
 def means(x: np.ndarray, assignment: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -103,8 +118,13 @@ def means(x: np.ndarray, assignment: np.ndarray, k: int) -> tuple[np.ndarray, np
         block, rows = x[i : i + BLOCK], assignment[i : i + BLOCK]
         pointers = np.arange(len(rows) + 1)
         sums += scipy.sparse.csc_array((np.ones(len(rows)), rows, pointers), shape=(k, len(rows))) @ block
-    sizes = np.bincount(assignment, minlength=k).astype(np.float64)
+    sums, sizes = processes.summed(sums), count_sizes(assignment, k)
     return (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32), sizes
+
+
+def count_sizes(assignment: np.ndarray, k: int) -> np.ndarray:
+    """How many rows each cluster has, (k,) float64."""
+    return processes.summed(np.bincount(assignment, minlength=k).astype(np.float64))
 
 
 def split_empty(centroids: np.ndarray, sizes: np.ndarray, generator: np.random.Generator) -> int:
@@ -147,7 +167,7 @@ def assign_all(
     repaired = 0
     for _ in range(SPLIT_ROUNDS):
         assignment = search(index, x, centroids)[1]
-        sizes = np.bincount(assignment, minlength=len(centroids)).astype(np.float64)
+        sizes = count_sizes(assignment, len(centroids))
         if sizes.all():
             return assignment, repaired
         repaired += split_empty(centroids, sizes, generator)
@@ -161,21 +181,29 @@ def move_farthest(x: np.ndarray, centroids: np.ndarray, assignment: np.ndarray) 
     Always ends if k rows of x differ: while a cluster is empty, another holds two that do. Clusters of equal
     rows are passed over, so there are at most 2k steps. Nothing is searched again, lest a cluster fall empty.
     """
-    sizes = np.bincount(assignment, minlength=len(centroids))
+    sizes = count_sizes(assignment, len(centroids))
     empty = list(np.flatnonzero(sizes == 0))
     repaired = len(empty)
     while empty:
         donor = sizes.argmax()
         members = np.flatnonzero(assignment == donor)
-        far = np.square(x[members] - centroids[donor]).sum(1).argmax()
-        moved = members[(x[members] == x[members[far]]).all(1)]
-        if len(moved) == len(members):
+        row = farthest(x[members], centroids[donor])
+        moved = members[(x[members] == row).all(1)]
+        count = float(processes.summed(np.array(float(len(moved)))))
+        if count == sizes[donor]:
             sizes[donor] = 0  # never asked again
             continue
         cluster = empty.pop(0)
-        assignment[moved], centroids[cluster] = cluster, x[moved[0]]
-        sizes[donor] -= len(moved)  # the new cluster's size stays 0: its rows are equal, it gives none
+        assignment[moved], centroids[cluster] = cluster, row
+        sizes[donor] -= count  # the new cluster's size stays 0: its rows are equal, it gives none
     return repaired
+
+
+def farthest(x: np.ndarray, centroid: np.ndarray) -> np.ndarray:
+    """The row (d,) of all processes' rows x (n, d) that is farthest from the centroid, the first of equals."""
+    apart = np.square(x - centroid).sum(1)
+    own = (float(apart.max()), x[apart.argmax()]) if len(x) else (-1.0, centroid)
+    return max(processes.told_each(own), key=lambda found: found[0])[1]
 
 
 def flat_index(width: int, device: str | torch.device = "cpu") -> Any:

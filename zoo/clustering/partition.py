@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo import processes
 from zoo.clustering.gmm import gmm
 from zoo.clustering.graph import nearest_neighbours
 from zoo.clustering.kmeans import kmeans, means
@@ -17,7 +18,7 @@ from zoo.clustering.pic import pic
 
 @dataclass(frozen=True)
 class Partition:
-    """A clustering of N points of d dimensions into k clusters.
+    """A clustering of N points of d dimensions into k clusters; each process knows all of it.
 
     assignment: (N,) int64, 0 … k - 1. kept: what assigns new points: `centroids` (k, d), or the `weights` (k,),
     `means` and `variances` (k, d) of a mixture. soft: where points have shares of several clusters, their `clusters`
@@ -47,6 +48,7 @@ class Partition:
         return -(shares * F.log_softmax(logits, 1).gather(1, clusters)).sum(1).mean()
 
 
+# Each process gives its share of the points.
 Clustering = Callable[[Tensor, int, int, int, torch.device], Partition]
 
 
@@ -54,20 +56,24 @@ def by_kmeans(points: Tensor, k: int, iterations: int, seed: int, device: torch.
     """The paper's: k-means into k clusters, none of them empty."""
     found = kmeans(points, k, iterations, seed, device=device)
     kept = {"centroids": torch.from_numpy(found.centroids)}
-    return Partition(torch.from_numpy(found.assignment), kept, empty_repaired=found.empty_repaired)
+    assignment = processes.gathered(torch.from_numpy(found.assignment))
+    return Partition(assignment, kept, empty_repaired=found.empty_repaired)
 
 
 def by_pic(points: Tensor, k: int, iterations: int, seed: int, device: torch.device) -> Partition:
     """Power iteration clustering, which finds its own number of clusters: none of the numbers rules it."""
-    x = points.cpu().numpy()
-    assignment = pic(*nearest_neighbours(x, device=device))
-    centroids, _ = means(x, assignment, int(assignment.max()) + 1)
+    x = points.cpu()
+    everyone = processes.gathered(x).numpy()
+    assignment = processes.by_first(lambda: pic(*nearest_neighbours(everyone, device=device)))
+    own = assignment[processes.share(len(assignment))]
+    centroids, _ = means(x.numpy(), own, int(assignment.max()) + 1)
     return Partition(torch.from_numpy(assignment), {"centroids": torch.from_numpy(centroids)})
 
 
 def by_gmm(points: Tensor, k: int, iterations: int, seed: int, device: torch.device) -> Partition:
     """A mixture of k Gaussians of diagonal covariance; points have shares of the few likeliest."""
-    found = gmm(points, k, iterations, seed, device)
+    everyone = processes.gathered(points.cpu())
+    found = processes.by_first(lambda: gmm(everyone, k, iterations, seed, device))
     tensor = torch.from_numpy
     return Partition(
         tensor(found.assignment),

@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from results.errors import RunFailed
+from zoo import processes
 from zoo.clustering.kmeans import nearest
 from zoo.clustering.matching import relabel
 from zoo.seeds import derive, generator
@@ -28,6 +29,10 @@ class Targets:
     bank: Tensor
     held: Tensor  # (n,)
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))  # (n, dim): the network's last, for all images
+    agreed: Tensor = field(init=False)  # (n,): `held`, when all processes last knew the same
+
+    def __post_init__(self) -> None:
+        self.agreed = self.held.clone()
 
     @classmethod
     def draw(cls, n: int, k: int, dim: int, kind: str, sigma: float, seed: int) -> Targets:
@@ -58,13 +63,20 @@ class Targets:
         _, columns = linear_sum_assignment(cost.numpy())
         self.held[rows] = self.held[rows[torch.from_numpy(columns)]]
 
+    def agree(self) -> None:
+        """Let every process know what the others have assigned since the last time: each image is one process's."""
+        if processes.count() > 1:
+            self.held = self.agreed + processes.summed(self.held - self.agreed)
+            self.agreed = self.held.clone()
+
     def refine(self, seed: int) -> None:
         """Make k-means clusters of the last outputs the targets, matched to the present ones (section 3.3)."""
         k = len(self.means)
         estimator = KMeans(k, n_init=10, max_iter=300, tol=1e-4, algorithm="elkan", random_state=derive(seed) % 2**32)
-        new = estimator.fit_predict(self.outputs.numpy())
+        new = processes.by_first(lambda: estimator.fit_predict(self.outputs.numpy()))
         previous = nearest(self.bank[self.held].numpy(), self.means.numpy())
         self.bank, self.held = self.means, torch.from_numpy(relabel(new, previous, k)[new])
+        self.agreed = self.held.clone()
 
     def clusters(self) -> np.ndarray:
         """The component (n,) whose mean is nearest to each output; with one-hot means, the largest output."""
@@ -72,8 +84,10 @@ class Targets:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All of it, to be saved."""
-        return {"means": self.means, "bank": self.bank, "held": self.held, "outputs": self.outputs}
+        names = ("means", "bank", "held", "outputs", "agreed")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Become what was saved."""
-        self.means, self.bank, self.held, self.outputs = (state[name].cpu() for name in self.state_dict())
+        for name in self.state_dict():
+            setattr(self, name, state[name].cpu())

@@ -6,11 +6,12 @@ The features are read once, block by block, into one (D, D) matrix; memory does 
     for block in features:            # (n, D) each
         covariance.update(block)
     whiten = covariance.whitening(dim=256)
-    z = l2_normalise(whiten(features))   # (N, 256)
+    z = l2_normalise_(whiten(features))   # (N, 256)
 """
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from results.errors import RunFailed
+from zoo import processes
 
 Rows: TypeAlias = torch.Tensor | np.ndarray  # (n, D): a tensor, an array or a memory map, any float type
 
@@ -57,7 +59,7 @@ class Covariance:
     def _add(self, block: torch.Tensor) -> None:
         if self.count == 0:
             self._begin(block)
-        block = block.to(self.shift) - self.shift
+        block = (block - self.shift).to(self.shift)
         for i in range(0, block.shape[1], PANEL):
             self.moments[i : i + PANEL, i:] += block[:, i : i + PANEL].T @ block[:, i:]
         self.total += block.sum(0, dtype=torch.float64)
@@ -72,11 +74,24 @@ class Covariance:
         self.moments = torch.zeros(width, width, dtype=torch.float64, device=block.device)
 
     def mean_and_upper(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The mean (D,) and the covariance (D, D) above its diagonal, float64, divided by N (not N - 1)."""
+        """The mean (D,) and the covariance (D, D) above its diagonal, float64, divided by N (not N - 1).
+
+        Of all processes' rows; each process has seen its own.
+        """
         if self.count == 0:
             raise RunFailed("there are no features to whiten")
         offset = self.total / self.count
-        return self.shift.double() + offset, self.moments / self.count - torch.outer(offset, offset)
+        mean, upper = self.shift.double() + offset, self.moments / self.count - torch.outer(offset, offset)
+        if processes.count() == 1:
+            return mean, upper
+        share = self.count / self.total_count()
+        middle = processes.summed(share * mean)
+        apart = mean - middle
+        return middle, processes.summed(share * (upper + torch.outer(apart, apart)))
+
+    def total_count(self) -> int:
+        """The number of rows in all processes."""
+        return int(processes.summed(torch.tensor(self.count)))
 
     def whitening(self, dim: int = 256) -> Whitening:
         """The map onto the min(dim, N, D) directions of largest variance, each scaled to variance 1.
@@ -86,7 +101,8 @@ class Covariance:
         """
         mean, upper = self.mean_and_upper()
         self._check(mean, upper)
-        values, vectors = _largest(upper, min(dim, self.count, len(mean)))
+        dim = min(dim, self.total_count(), len(mean))
+        values, vectors = processes.by_first(lambda: _largest(upper, dim))
         heard = values > FLOOR[self.shift.dtype] * values[0]
         scale = torch.where(heard, values, 1).rsqrt() * heard
         components = (vectors * scale).T.to(mean.device)
@@ -111,7 +127,7 @@ class Whitening:
         """The whitened rows, (N, d) float32, on the device of x; read in blocks."""
         device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
         mean, components = self.mean.to(device), self.components.to(device)
-        whitened = torch.empty(len(x), len(components), device=device)
+        whitened = _pages(len(x), len(components)).to(device)
         for start in range(0, len(x), BLOCK):
             block = _tensor(x[start : start + BLOCK]).float()
             whitened[start : start + BLOCK] = (block - mean) @ components.T
@@ -125,7 +141,26 @@ def fit_whitening(x: Rows, dim: int = 256) -> Whitening:
 
 def l2_normalise(x: torch.Tensor, epsilon: float = 1e-12) -> torch.Tensor:
     """The rows of x (N, d) divided by their norm, or by `epsilon` if that is larger: zero rows stay zero."""
-    return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(epsilon)
+    return x / _lengths(x, epsilon)
+
+
+def l2_normalise_(x: torch.Tensor, epsilon: float = 1e-12) -> torch.Tensor:
+    """The same to the bit, in the memory of x itself: for N points there is no second (N, d)."""
+    return x.div_(_lengths(x, epsilon))
+
+
+def _lengths(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+    return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(epsilon)
+
+
+def _pages(rows: int, width: int) -> torch.Tensor:
+    """A float32 matrix of zeros, in pages that the system has back as soon as it is dropped.
+
+    The allocator keeps what is freed (zoo.device.prepare). A run would settle in the hole, which was then too short
+    for the points of the next epoch.
+    """
+    pages = mmap.mmap(-1, max(1, 4 * rows * width), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32, count=rows * width).view(rows, width)
 
 
 def _tensor(rows: Rows) -> torch.Tensor:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -48,14 +48,17 @@ class Images(ABC):
     def batches(
         self,
         order: np.ndarray,
-        batch: int,
+        batch: int | Sequence[int],
         view: View,
         seed: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
         first: int = 0,
+        part: Callable[[int], slice] = slice,
     ) -> Iterator[Batch]:
         """(ids, pixels) of the images in `order`, `batch` at a time from batch `first` on, the last being what is left.
+
+        batch: or the number of images in each. part(n): which of the n images of a batch are wanted.
 
         pixels: 0..255, uint8 or float32 (B, C, h, w) on `device`, with whatever further axes the view adds.
         UserError, here and not in a worker, for an image that cannot be read.
@@ -100,18 +103,20 @@ class ArrayImages(Images):
     def batches(
         self,
         order: np.ndarray,
-        batch: int,
+        batch: int | Sequence[int],
         view: View,
         seed: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
         first: int = 0,
+        part: Callable[[int], slice] = slice,
     ) -> Iterator[Batch]:
         """See Images.batches; `workers` are of no use here."""
-        for start in range(first * batch, len(order), batch):
-            ids = order[start : start + batch]
+        for number, (start, size) in enumerate(stretches(len(order), batch, first), first):
+            ids, wanted = order[start : start + size], part(size)
             pixels = self.pixels[torch.from_numpy(ids).to(self.pixels.device)].to(device)
-            yield ids, view.tensors(pixels, generator(seed, start // batch))
+            seen = view.tensors(pixels, generator(seed, number))  # of all: draws are the same whatever the part
+            yield ids[wanted], seen.unflatten(0, (size, -1))[wanted].flatten(0, 1)
 
 
 class FileImages(Images):
@@ -162,19 +167,22 @@ class FileImages(Images):
     def batches(
         self,
         order: np.ndarray,
-        batch: int,
+        batch: int | Sequence[int],
         view: View,
         seed: int,
         device: str | torch.device = "cpu",
         workers: int = 0,
         first: int = 0,
+        part: Callable[[int], slice] = slice,
     ) -> Iterator[Batch]:
         """See Images.batches: one view call per image, in `workers` threads beside the caller's."""
-        rest = range(first * batch, len(order))
-        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), rest, workers, 2 * batch)
+        parts = [range(start, start + size)[part(size)] for start, size in stretches(len(order), batch, first)]
+        positions = chain.from_iterable(parts)
+        most = 2 * max(map(len, parts), default=0)
+        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), positions, workers, most)
         pinned = torch.device(device).type == "cuda"
-        for start in rest[::batch]:
-            ids = order[start : start + batch]
+        for wanted in parts:
+            ids = order[wanted.start : wanted.stop]
             # channels innermost, as decoders leave them and convolutions want them: nothing is transposed
             pixels = torch.stack([one.movedim(-3, -1) for one in islice(seen, len(ids))]).movedim(-1, -3)
             yield ids, (pixels.pin_memory() if pinned else pixels).to(device, non_blocking=True)
@@ -187,6 +195,15 @@ class FileImages(Images):
             return view.image(image, draws)
         except UserError as error:
             raise error if error.looked else UserError(error.happened, str(place), error.fix) from error
+
+
+def stretches(count: int, batch: int | Sequence[int], first: int = 0) -> Iterator[tuple[int, int]]:
+    """(start, size) of the batches of `count` images, `batch` in each or as it says, from batch `first` on."""
+    if isinstance(batch, int):
+        starts = range(first * batch, count, batch)
+        yield from ((start, min(batch, count - start)) for start in starts)
+    else:
+        yield from islice(zip(accumulate(batch, initial=0), batch), first, None)
 
 
 def as_records(paths: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -1,0 +1,164 @@
+"""Processes that compute one run together, as torchrun starts them. Where there is one, nothing here does a thing.
+
+    torchrun --nproc-per-node 2 -m pretrain.deepcluster --dataset mnist
+
+Each process runs the same lines on its own part of the images. What all must know is summed, gathered or told here;
+only the first writes checkpoints and records. Tensors on the CPU travel by gloo, those on GPUs by NCCL.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+Value = TypeVar("Value")
+Sum = TypeVar("Sum", np.ndarray, Tensor)
+PATIENCE = timedelta(days=1)  # that the others wait for what one computes alone; a dead one ends all at once
+
+
+_alone = False  # whether this process computes something without the others
+
+
+def count() -> int:
+    """How many processes compute together: 1 within `alone`."""
+    return distributed.get_world_size() if distributed.is_initialized() and not _alone else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let what the block calls be computed by this process on its own: nothing is summed or told."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
+def on_this_host() -> int:
+    """How many of them share this machine's processors."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def launcher() -> list[str]:
+    """The words that start a Python program in as many processes."""
+    return ["python"] if count() == 1 else ["torchrun", "--nproc-per-node", str(count())]
+
+
+def place_on_this_host() -> int:
+    """This process's number among them, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes that torchrun started, if it did, meet while the block runs. All but the first are silent."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
+            yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def share(total: int) -> slice:
+    """This process's part of `total` things: each thing is one process's, and parts differ by one at most."""
+    if count() == 1:
+        return slice(0, total)
+    return slice(total * rank() // count(), total * (rank() + 1) // count())
+
+
+def summed(values: Sum) -> Sum:
+    """The sum over all processes, elementwise; the same bits in each."""
+    if count() == 1:
+        return values
+    total = torch.from_numpy(values.copy()) if isinstance(values, np.ndarray) else values.clone()
+    distributed.all_reduce(total)
+    return total.numpy() if isinstance(values, np.ndarray) else total
+
+
+def largest(*values: float) -> list[float]:
+    """The largest of the processes' values, for each of them."""
+    if count() == 1:
+        return list(values)
+    found = torch.tensor(values, dtype=torch.float64)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return found.tolist()
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """All processes' rows (n, …), in the processes' order; n may differ."""
+    if count() == 1:
+        return rows
+    counts = told_each(len(rows))
+    padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(parts, padded)
+    return torch.cat([part[:number] for part, number in zip(parts, counts)])
+
+
+def told_each(value: Value) -> list[Value]:
+    """Every process's value, in the processes' order."""
+    if count() == 1:
+        return [value]
+    found: list[Any] = [None] * count()
+    distributed.all_gather_object(found, value)
+    return found
+
+
+def told(value: Value) -> Value:
+    """The first process's value."""
+    if count() == 1:
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box)
+    return box[0]
+
+
+def by_first(work: Callable[[], Value]) -> Value:
+    """work()'s result, which the first process computes alone and the others are told."""
+    with alone():
+        found = work() if rank() == 0 else cast(Value, None)
+    return told(found)
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum the gradients of all processes, in one message."""
+    if count() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(part.view_as(gradient))
+
+
+def average_statistics(module: nn.Module) -> None:
+    """Let batch norms have the mean of the processes' running statistics: each has seen its own images only."""
+    for buffer in module.buffers():
+        if count() > 1 and buffer.is_floating_point():
+            buffer.copy_(summed(buffer) / count())
+
+
+def meet() -> None:
+    """Wait until all have come here."""
+    if count() > 1:
+        distributed.barrier()
