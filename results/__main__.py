@@ -27,7 +27,7 @@ from results.record import Record
 from results.store import DEFAULT_STORE, Store
 from results.tables import RUNS, options, shown
 
-VERSIONS = {column.task or table.task: table.version for table in TABLES.values() for column in table.columns}
+VERSIONS = {table.task_of(column): table.version_of(column) for table in TABLES.values() for column in table.columns}
 
 
 def main(
@@ -54,7 +54,8 @@ def main(
         return 0
     print(summary(store, records, found))
     lines = listing(records, found)
-    print(tabulate(lines.values.tolist(), list(lines.columns), "simple", disable_numparse=True))
+    widths = [None] * 5 + [60]
+    print(tabulate(lines.values.tolist(), list(lines.columns), "simple", disable_numparse=True, maxcolwidths=widths))
     print("".join(f"\nfailed: {line}" for line in failures(runs)))
     return 0
 

@@ -21,7 +21,7 @@ NAME = re.compile(r"(?P<stem>.+?)(?:-s\d+(?:[-@][0-9a-f]{12})?|@\d+)?")
 
 @dataclass(frozen=True)
 class Cell:
-    """The records of one cell, of the table's version of the task, and the keys of those of another."""
+    """The records of one cell, and the keys of those that another version of the task, or of the training, made."""
 
     row: Row
     column: Column
@@ -30,7 +30,9 @@ class Cell:
 
     @property
     def applies(self) -> bool:
-        """Whether the row's backbone has the column's layer: otherwise the cell is blank, and no gap."""
+        """Whether the row has what the column asks for, a layer or a training; else the cell is blank, and no gap."""
+        if self.column.of_training and not self.row.training:
+            return False
         layer = self.column.settings.get("layer")
         return not (layer and self.row.layers) or layer in self.row.layers
 
@@ -62,35 +64,57 @@ class Cell:
 
 def rows(table: Table, records: Iterable[Record]) -> list[list[Cell]]:
     """The cells of each row of a table; UserError where a cell's records may not be averaged."""
-    records = [record for record in records if record.checkpoint]
-    return [[fill(table, row, column, records) for column in table.columns] for row in table.rows]
+    records = list(records)
+    made = trainings(records)
+    return [[fill(table, row, column, records, made) for column in table.columns] for row in table.rows]
 
 
-def fill(table: Table, row: Row, column: Column, records: Iterable[Record]) -> Cell:
+def trainings(records: Iterable[Record]) -> set[tuple[str, int, str, str]]:
+    """Task, version and recipe of the recorded pretraining runs, and the sha256 of the checkpoints they made."""
+    found = [record for record in records if record.checkpoint is None]
+    return {(run.task, run.version, run.subject["recipe"], run.subject["sha256"]) for run in found}
+
+
+def fill(
+    table: Table, row: Row, column: Column, records: Iterable[Record], made: set[tuple[str, int, str, str]]
+) -> Cell:
     """One cell with the records that belong in it, each key once."""
     mine = {record.key: record for record in records if belongs(record, table, row, column)}
-    current = [record for record in mine.values() if record.version == table.version]
+    current = [record for record in mine.values() if is_current(record, table, row, column, made)]
     refuse_mixture(table, row, column, current)
-    others = tuple(key for key, record in mine.items() if record.version != table.version)
+    others = tuple(key for key, record in mine.items() if record not in current)
     return Cell(row, column, tuple(sorted(current, key=seeds)), others)
 
 
 def belongs(record: Record, table: Table, row: Row, column: Column) -> bool:
     """Whether a record is of the cell, by task (any version), protocol, data set, settings and checkpoint."""
-    assert record.checkpoint is not None
     return (
-        record.task == (column.task or table.task)
+        record.task == table.task_of(column)
         and same_protocol(record, table, column)
         and (record.dataset["name"], record.dataset["protocol"]) == (column.dataset, column.images)
-        and stem(record.checkpoint["name"]) == checkpoint_stem(row, column)
-        and row.recipe in (None, record.checkpoint["recipe"])
+        and of_row(record, row, column)
         and expected(row, column).items() <= hashable(record.settings).items()
     )
 
 
+def of_row(record: Record, row: Row, column: Column) -> bool:
+    """Whether the checkpoint is one of the row's: by its recipe where the row names one, else by its name."""
+    if row.recipe is not None:
+        return record.subject["recipe"] == row.recipe
+    return stem(record.checkpoint_name) == checkpoint_stem(row, column)
+
+
+def is_current(record: Record, table: Table, row: Row, column: Column, made: set[tuple[str, int, str, str]]) -> bool:
+    """Whether a record is of the table's version of the task, and its checkpoint of the row's training, if declared."""
+    if record.version != table.version_of(column):
+        return False
+    wanted = row.training
+    return wanted is None or (wanted.task, wanted.version, wanted.recipe, record.subject["sha256"]) in made
+
+
 def same_protocol(record: Record, table: Table, column: Column) -> bool:
     """Whether a record is of the column's protocol; of another task version: of one of that name."""
-    if record.version == table.version:
+    if record.version == table.version_of(column):
         return record.protocol == column.protocol
     return str(record.protocol).partition("@")[0] == column.protocol.partition("@")[0]
 
@@ -128,8 +152,7 @@ def stem(name: str) -> str:
 
 def seeds(record: Record) -> tuple[int, int]:
     """What a cell's ± runs over: (pretraining seed, probe seed); -1 where there is none."""
-    assert record.checkpoint is not None
-    pretraining, probe = record.checkpoint.get("seed"), record.settings.get("seed")
+    pretraining, probe = record.subject.get("seed"), record.settings.get("seed") if record.checkpoint else None
     return -1 if pretraining is None else pretraining, -1 if probe is None else probe
 
 
@@ -163,10 +186,9 @@ def disagreements(records: list[Record]) -> set[str]:
 
 def described_by(record: Record) -> dict[str, str]:
     """The fields that must agree within a cell, as JSON."""
-    assert record.checkpoint is not None
     fields: dict[str, Any] = {f"settings.{name}": value for name, value in record.settings.items() if name != "seed"}
-    fields["checkpoint.recipe"] = record.checkpoint["recipe"]
-    fields["checkpoint.epoch"] = record.checkpoint.get("epoch")
+    fields["checkpoint.recipe"] = record.subject["recipe"]
+    fields["checkpoint.epoch"] = record.subject.get("epoch")
     fields["dataset.fingerprint"] = record.dataset["fingerprint"]
     fields["environment.precision"] = record.environment.get("precision")
     return {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}

@@ -14,6 +14,7 @@ from results.declarations.table import Table
 from results.files import ROOT
 from results.record import Record
 
+NAMED = ("backbone", "sobel")  # settings that a checkpoint's name says
 UNAVAILABLE = "# not in this version: "  # a comment to the shell: the module, data set or backbone is not there yet
 
 
@@ -25,6 +26,12 @@ class Training:
     backbone: str
     sobel: bool
     dataset: str
+    changed: tuple[tuple[str, Any], ...] = ()  # settings that differ from the preset
+
+    @property
+    def task(self) -> str:
+        """The task that trains it."""
+        return f"pretrain.{self.method}"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,17 @@ class Gap:
     checkpoint: str
     training: Training
     seed: int
+    key: str = ""  # of the run that makes the checkpoint, where the table declares all of its settings
+
+    @property
+    def of_training(self) -> bool:
+        """Whether it is the training itself that is missing, not a probe of its checkpoint."""
+        return self.task == self.training.task
+
+    @property
+    def reference(self) -> str:
+        """What --checkpoint takes: the name, made unambiguous where the key is known."""
+        return f"{self.checkpoint}@{self.key}" if self.key else self.checkpoint
 
 
 def find(table: Table, records: Sequence[Record]) -> list[Gap]:
@@ -49,18 +67,20 @@ def find(table: Table, records: Sequence[Record]) -> list[Gap]:
 def gaps_of(cell: Cell, table: Table) -> Iterator[Gap]:
     """The seeds that a cell misses; none where an import, which has no seed, fills it."""
     row, column = cell.row, cell.column
-    recorded = {record.checkpoint.get("seed") for record in cell.records if record.checkpoint}
-    training = Training(row.method, row.backbone or column.backbone, row.sobel, row.dataset or column.dataset)
+    recorded = {record.subject.get("seed") for record in cell.records}
+    changed = tuple(sorted(row.training.changed.items())) if row.training else ()
+    training = Training(row.method, row.backbone or column.backbone, row.sobel, row.dataset or column.dataset, changed)
     for seed in table.seeds:
         if seed not in recorded and None not in recorded:
             yield Gap(
                 table=table.name,
-                task=column.task or table.task,
+                task=table.task_of(column),
                 dataset=column.dataset,
                 settings=tuple(sorted({**column.settings, **row.settings}.items())),
                 checkpoint=checkpoint_name(row, column, seed),
                 training=training,
                 seed=seed,
+                key=row.training.key(seed) if row.training else "",
             )
 
 
@@ -79,34 +99,40 @@ def commands(
 
 def pretraining(gaps: list[Gap], records: Sequence[Record], runs: Path | None) -> Iterator[str]:
     """A command for each training whose checkpoints were never recorded, or are recorded and not here."""
-    made = {record.checkpoint_name for record in records if record.checkpoint is None}
+    made = {name for record in records if record.checkpoint is None for name in (record.key, record.checkpoint_name)}
     trained = [gap for gap in gaps if gap.training.method != "random"]
     for training in dict.fromkeys(gap.training for gap in trained):
-        names = {gap.seed: gap.checkpoint for gap in trained if gap.training == training}
-        yield from train(training, [seed for seed, name in names.items() if name not in made])
-        lost = [seed for seed, name in names.items() if name in made and runs and not lies(name, runs)]
-        yield from train(training, lost, "--force")  # a recorded run is not repeated unasked
+        wanted = {gap.seed: gap for gap in trained if gap.training == training}
+        yield from train(training, [seed for seed, gap in wanted.items() if not is_made(gap, made, runs)])
 
 
-def lies(checkpoint: str, runs: Path) -> bool:
-    """Whether a checkpoint of that name is here."""
-    file = f"{checkpoint}.safetensors"
+def is_made(gap: Gap, made: set[str], runs: Path | None) -> bool:
+    """Whether the run of a gap's checkpoint is recorded, by its key or else its name, and the checkpoint is here."""
+    return (gap.key or gap.checkpoint) in made and (runs is None or lies(gap, runs))
+
+
+def lies(gap: Gap, runs: Path) -> bool:
+    """Whether a gap's checkpoint is here; with a key, only where its run left it: a reference may be of another."""
+    file = f"{gap.checkpoint}.safetensors"
+    if gap.key:
+        return (runs / gap.key / file).exists()
     return (ROOT / "zoo" / "reference" / file).exists() or any(runs.glob(f"*/{file}"))
 
 
-def train(training: Training, seeds: list[int], *more: str) -> Iterator[str]:
+def train(training: Training, seeds: list[int]) -> Iterator[str]:
     """The command that makes the checkpoints of these seeds; none for no seeds."""
     if seeds:
-        task = f"pretrain.{training.method}"
         sobel = ["--sobel"] if training.sobel else []
         words = ["--dataset", training.dataset, "--backbone", training.backbone, *sobel]
-        yield command(task, [*words, "--seeds", *map(str, sorted(seeds)), *more], available(task, training))
+        words += [word for name, value in training.changed if name not in NAMED for word in flag(name, value)]
+        words += ["--seeds", *map(str, sorted(seeds))]
+        yield command(training.task, words, available(training.task, training))
 
 
 def probing(gaps: list[Gap]) -> Iterator[str]:
     """A command for each checkpoint, task, data set and settings, its layers in one pass."""
     layers: dict[Gap, dict[str, None]] = {}
-    for gap in gaps:
+    for gap in (gap for gap in gaps if not gap.of_training):
         others = tuple((name, value) for name, value in gap.settings if name != "layer")
         layer = dict(gap.settings).get("layer", "")
         layers.setdefault(replace(gap, table="", settings=others), {})[layer] = None
@@ -115,7 +141,7 @@ def probing(gaps: list[Gap]) -> Iterator[str]:
         words = [
             *(["--layer", layer] if layer else []),
             "--checkpoint",
-            gap.checkpoint,
+            gap.reference,
             "--dataset",
             gap.dataset,
         ]

@@ -75,9 +75,17 @@ class Record:
         return cell_key(self.task, self.version, self.settings, sha256, self.dataset["fingerprint"])
 
     @property
+    def subject(self) -> dict[str, Any]:
+        """The checkpoint it evaluated; of pretraining, what tells the one it produced: name, sha256, recipe, seed."""
+        if self.checkpoint is not None:
+            return self.checkpoint
+        made = {"recipe": self.details.get("recipe"), "seed": self.settings.get("seed"), "sha256": None}
+        return made | self.details["checkpoint"]
+
+    @property
     def checkpoint_name(self) -> str:
         """The name of the checkpoint it evaluated, or of the one it produced."""
-        return (self.checkpoint or self.details["checkpoint"])["name"]
+        return self.subject["name"]
 
 
 def cell_key(

@@ -1,6 +1,7 @@
 """Rebuild every table from the records: results/rendered/<table>.md, .csv and .tex.
 
-The csv has one line a cell; the others are for reading, or for including in a paper.
+The csv has one line a cell; the others are for reading, or for including in a paper. A table of ablations has a figure
+too, <table>.svg, and <table>_epochs.csv.
 
     python -m results.tables                   all of them
     python -m results.tables --check           write nothing; exit 1 and a short diff if a file differs
@@ -18,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from results import gaps, layout
+from results import curves, gaps, layout
 from results.cells import Cell, rows
 from results.declarations import TABLES, Table
 from results.errors import UserError, did_you_mean, ending
@@ -29,20 +30,24 @@ from results.store import DEFAULT_STORE, Store
 
 RENDERED = ROOT / "results" / "rendered"
 RUNS = ROOT / "runs"
-ENDINGS = (".md", ".csv", ".tex")
+ENDINGS = (".md", ".csv", ".tex", ".svg")
 
 
 def render(table: Table, records: Sequence[Record], more: Sequence[str] = ()) -> dict[str, str]:
     """The texts of a table by file name. more: words at the end of its commands."""
-    frame = build(table, records)
-    filled = rows(table, records)
+    frame, filled = build(table, records), rows(table, records)
     commands = gaps.commands(gaps.find(table, records), records, more)
-    texts = (
-        layout.markdown(table, frame, notes(table, filled), commands, traces(filled)),
-        layout.csv(frame),
-        layout.tex(table, frame),
-    )
-    return {table.name + ending: text for ending, text in zip(ENDINGS, texts, strict=True)}
+    files, parts = figure(table, filled) if table.figure else ({}, [])
+    text = layout.markdown(table, frame, [*notes(table, filled), *parts], commands, traces(filled))
+    texts = {".md": text, ".csv": layout.csv(frame), ".tex": layout.tex(table, frame), **files}
+    return {table.name + ending: text for ending, text in texts.items()}
+
+
+def figure(table: Table, filled: list[list[Cell]]) -> tuple[dict[str, str], list[str]]:
+    """The files of a table's figure, by the end of their names, and the parts of its Markdown."""
+    frame = curves.build(table, filled)
+    files = {".svg": curves.draw(table, frame, filled), "_epochs.csv": curves.csv(table, frame)}
+    return files, list(curves.markdown(table, frame, f"{table.name}.svg"))
 
 
 def notes(table: Table, filled: list[list[Cell]]) -> list[str]:
@@ -54,7 +59,7 @@ def notes(table: Table, filled: list[list[Cell]]) -> list[str]:
     found += table.footnotes
     others = {key for cell in cells for key in cell.others}
     if others:
-        found.append(f"Records of another version of the task, not tabulated: {len(others)}.")
+        found.append(f"Records of another version of the task, or of the training, not tabulated: {len(others)}.")
     return found
 
 
@@ -64,8 +69,7 @@ def traces(filled: list[list[Cell]]) -> list[str]:
     for row in filled:
         keys: dict[str, list[str]] = {}
         for record in (record for cell in row for record in cell.records):
-            assert record.checkpoint is not None
-            of_one = keys.setdefault(f"`{record.task}/{record.checkpoint['name']}/`", [])
+            of_one = keys.setdefault(f"`{record.task}/{record.checkpoint_name}/`", [])
             of_one += [f"`{record.key}`"] if f"`{record.key}`" not in of_one else []
         lines += [f"{row[0].row.label}: {folder} {' '.join(found)}" for folder, found in keys.items()]
     return lines

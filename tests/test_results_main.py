@@ -7,11 +7,12 @@ import sys
 
 import pytest
 import tyro
-from synthetic import pretraining, probe
+from synthetic import pretraining, probe, run_of
 
 from results import __main__ as results_main
 from results import gaps
 from results.declarations import BACKBONES, DATASETS, TABLES, TIERS
+from results.declarations.digits import DEEPCLUSTER, MMDC
 from results.errors import ending
 from results.files import ROOT
 from results.gaps import UNAVAILABLE
@@ -58,10 +59,12 @@ def test_an_empty_store_misses_every_run_of_the_digits_tier(missing):
         "python -m pretrain.mmdc --dataset digits --backbone small_vgg --seeds 0 1 2",
         "python -m pretrain.supervised --dataset digits --backbone small_vgg --seeds 0 1 2",
     ]
-    assert "python -m probes.linear --layer all --checkpoint mmdc-small_vgg-digits-s1 --dataset digits" in lines
+    exact = f"mmdc-small_vgg-digits-s1@{MMDC.key(1)}"
+    assert f"python -m probes.linear --layer all --checkpoint {exact} --dataset digits" in lines
     assert "python -m probes.knn --layer conv5 --checkpoint random-alexnet32@2 --dataset digits" in lines
     by_head = "--dataset digits --assignment head --images merged"
-    assert f"python -m probes.clustering --checkpoint mmdc-small_vgg-digits-s0 {by_head}" in lines
+    exact = f"mmdc-small_vgg-digits-s0@{MMDC.key(0)}"
+    assert f"python -m probes.clustering --checkpoint {exact} {by_head}" in lines
     assert len(lines) == len(set(lines)) == 4 + 18 + 18 + 21  # four trainings; MMDC is clustered in two ways
 
 
@@ -74,7 +77,8 @@ def test_pretraining_comes_before_whatever_needs_it(missing):
             name += ["sobel"] * ("--sobel" in words) + [words[words.index("--dataset") + 1]]
             made |= {f"{'-'.join(name)}-s{seed}" for seed in words[words.index("--seeds") + 1 :]}
         else:
-            assert checkpoint_of(line) in made or checkpoint_of(line).startswith("random-")
+            checkpoint = checkpoint_of(line)
+            assert checkpoint.startswith("random-") or checkpoint.partition("@")[0] in made
 
 
 def test_every_line_is_a_command_or_a_comment(missing):
@@ -117,22 +121,44 @@ def test_one_missing_layer_is_asked_for_alone(missing, tmp_path):
 def test_only_seeds_without_a_record_are_trained(missing, tmp_path):
     store, runs = Store(tmp_path / "records"), tmp_path / "runs"
     for seed in (0, 2):
-        name = f"mmdc-small_vgg-digits-s{seed}"
-        store.write(pretraining(name))
-        (runs / f"key{seed}").mkdir(parents=True)
-        (runs / f"key{seed}" / f"{name}.safetensors").touch()
+        store.write(run_of(MMDC, seed))
+        (runs / MMDC.key(seed)).mkdir(parents=True)
+        (runs / MMDC.key(seed) / f"mmdc-small_vgg-digits-s{seed}.safetensors").touch()
     trainings = [line for line in missing("--tier", "digits") if "pretrain.mmdc" in line]
     assert trainings == ["python -m pretrain.mmdc --dataset digits --backbone small_vgg --seeds 1"]
 
 
 def test_a_recorded_checkpoint_that_is_not_here_is_trained_again(missing, tmp_path):
-    name = "mmdc-small_vgg-digits-s2"  # s0 may be a reference checkpoint
-    Store(tmp_path / "records").write(pretraining(name))
+    store, runs = Store(tmp_path / "records"), tmp_path / "runs"
+    for seed in (0, 1, 2):
+        store.write(run_of(MMDC, seed))
+    lies = runs / MMDC.key(1) / "mmdc-small_vgg-digits-s1.safetensors"
+    other = runs / MMDC.but({"k": 7}).key(2) / "mmdc-small_vgg-digits-s2.safetensors"  # of the same name
+    for path in (lies, other):
+        path.parent.mkdir(parents=True)
+        path.touch()
     trainings = [line for line in missing("--tier", "digits") if "pretrain.mmdc" in line]
-    assert trainings == [
-        "python -m pretrain.mmdc --dataset digits --backbone small_vgg --seeds 0 1",
-        "python -m pretrain.mmdc --dataset digits --backbone small_vgg --seeds 2 --force",
-    ]
+    assert trainings == ["python -m pretrain.mmdc --dataset digits --backbone small_vgg --seeds 0 2"]
+
+
+def test_a_checkpoint_that_is_known_by_name_alone_is_trained_where_it_is_not_here(missing, tmp_path):
+    name = "supervised-small_vgg-digits-s1"
+    Store(tmp_path / "records").write(pretraining(name))
+    line = "python -m pretrain.supervised --dataset digits --backbone small_vgg --seeds"
+    assert f"{line} 0 1 2" in missing("--tier", "digits")
+    path = tmp_path / "runs" / "somewhere" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert f"{line} 0 2" in missing("--tier", "digits")
+
+
+def test_a_run_of_another_version_or_other_settings_is_none_of_the_tables(missing, tmp_path):
+    store = Store(tmp_path / "records")
+    store.write(run_of(DEEPCLUSTER, 0, version=DEEPCLUSTER.version - 1))
+    store.write(run_of(DEEPCLUSTER.but({"k": 51}), 1))
+    assert "python -m pretrain.deepcluster --dataset digits --backbone alexnet32 --seeds 0 1 2" in missing(
+        "--tier", "digits"
+    )
 
 
 def test_an_imported_checkpoint_without_a_seed_fills_its_row():
@@ -167,8 +193,10 @@ def test_the_summary_lists_recorded_stale_missing_and_failed(places, tmp_path, c
     out = capsys.readouterr().out
     assert "4 runs recorded, 2 of them stale; " in out
     lines = [line.split() for line in out.splitlines()]
-    assert ["probes.linear", "random-alexnet32", "digits", "2", "1", "14", "of", "digits_linear"] in lines
-    assert ["pretrain.deepcluster", "deepcluster-alexnet32-digits", "digits", "2", "1"] in lines
+    assert ["probes.linear", "random-alexnet32", "digits", "2", "1", "14", "of", "digits_linear,"] in (
+        line[:8] for line in lines
+    )
+    assert ["pretrain.deepcluster", "deepcluster-alexnet32-digits", "digits", "2", "1"] in (line[:5] for line in lines)
     assert "failed: 0123456789ab: results.errors.RunFailed: the loss is NaN\n" in out
     assert "failed: empty: no message\n" in out
 
@@ -220,17 +248,17 @@ def test_declared_data_sets_and_backbones_are_those_of_the_zoo():
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
 def test_tables_expect_the_version_and_the_settings_their_task_has(table):
-    for name in {column.task or table.task for column in table.columns}:
+    for name in {table.task_of(column) for column in table.columns}:
         if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists():
             continue
         module = importlib.import_module(name)
         (task,) = [kind for kind in vars(module).values() if isinstance(kind, type) and vars(kind).get("name") == name]
-        assert task.version == table.version
         known = {"seed", *task.__dataclass_fields__}
-        for column in table.columns:
+        for column in [column for column in table.columns if table.task_of(column) == name]:
+            assert table.version_of(column) == task.version
             assert set(column.settings) <= known
             assert column.protocol.endswith(f"@{task.version}")
-        assert all(set(row.settings) <= known for row in table.rows)
+            assert column.of_training or all(set(row.settings) <= known for row in table.rows)
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
@@ -252,4 +280,4 @@ def test_only_the_runs_of_the_seeds_that_are_asked_for_are_missing(missing):
     assert lines[0] == "python -m pretrain.deepcluster --dataset digits --backbone alexnet32 --seeds 1"
     checkpoints = {checkpoint_of(line) for line in lines if "probes." in line}
     assert checkpoints
-    assert all(name.endswith(("-s1", "@1")) for name in checkpoints)
+    assert all("-s1" in name or name.endswith("@1") for name in checkpoints)

@@ -8,20 +8,26 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from synthetic import pretraining, probe
+from synthetic import probe, run_of
 
 from results import gaps, published, tables
 from results.cells import rows, stem
-from results.declarations import TABLES
+from results.declarations import TABLES, digits
 from results.errors import UserError
 from results.files import ROOT
 from results.frame import build
 from results.store import Store
 
 DECLARED = TABLES["digits_linear"]
-LINEAR = replace(DECLARED, rows=tuple(replace(row, recipe=None) for row in DECLARED.rows))  # of any one recipe
+# of any one recipe, whoever made the checkpoints
+LINEAR = replace(DECLARED, rows=tuple(replace(row, recipe=None, training=None) for row in DECLARED.rows))
 MMDC = TABLES["mmdc_table"]
 PAPER = [table for table in TABLES.values() if table.published]
+
+
+def files_of(table):
+    """The names of the files that a table is rendered to."""
+    return [f"{table.name}{end}" for end in (".md", ".csv", ".tex", *((".svg", "_epochs.csv") if table.figure else ()))]
 
 
 def markdown(table, records):
@@ -133,6 +139,7 @@ def test_all_differing_fields_are_named():
 def test_a_named_recipe_picks_its_records():
     records = [probe(value=80.0), probe(value=90.0, recipe="b" * 12)]
     pinned = replace(LINEAR, rows=(replace(LINEAR.rows[0], recipe="b" * 12),))
+    assert row(markdown(pinned, records[:1]), "DeepCluster, alexnet32")["conv1"] == "–"
     assert row(markdown(pinned, records), "DeepCluster, alexnet32")["conv1"] == "90.0"
 
 
@@ -173,7 +180,7 @@ def test_another_version_of_the_task_is_counted_and_not_tabulated():
     newer = replace(LINEAR, version=2, columns=tuple(replace(c, protocol="small@2") for c in LINEAR.columns))
     text = markdown(newer, [*old, probe(version=2, protocol="small@2", value=80.0)])
     assert row(text, "DeepCluster, alexnet32")["conv1"] == "80.0"
-    assert "Records of another version of the task, not tabulated: 2." in text
+    assert "Records of another version of the task, or of the training, not tabulated: 2." in text
     assert "another version" not in markdown(LINEAR, old)
 
 
@@ -293,7 +300,7 @@ def test_texts_are_the_same_each_time_and_name_no_machine(table):
     records = [*seeded([80.0, 82.0]), *mmdc([0.9])]
     texts = tables.render(table, records)
     assert texts == tables.render(table, list(reversed(records)))
-    assert set(texts) == {f"{table.name}{ending}" for ending in (".md", ".csv", ".tex")}
+    assert set(texts) == set(files_of(table))
     for text in texts.values():
         assert str(ROOT) not in text
         assert text.endswith("\n")
@@ -330,7 +337,7 @@ def run(*words):
 @pytest.fixture
 def store(tmp_path):
     store = Store(tmp_path / "records")
-    for record in [*seeded([80.0, 82.0, 87.0]), pretraining()]:
+    for record in [*seeded([80.0, 82.0, 87.0]), *(run_of(digits.DEEPCLUSTER, seed) for seed in range(3))]:
         store.write(record)
     return store
 
@@ -339,7 +346,7 @@ def test_written_tables_pass_the_check(tmp_path, store, capsys):
     out = tmp_path / "out"
     assert run("--store", store.root, "--out", out) == 0
     assert capsys.readouterr().out.split() == [str(out / f"{name}.md") for name in TABLES]
-    assert len(list(out.iterdir())) == 3 * len(TABLES)
+    assert {path.name for path in out.iterdir()} == {file for table in TABLES.values() for file in files_of(table)}
     assert run("--store", store.root, "--out", out, "--check") == 0
     assert capsys.readouterr().out == ""
 
@@ -394,9 +401,9 @@ def test_an_unknown_table_is_the_persons_to_fix(tmp_path, capsys):
 
 
 def test_a_mixture_exits_2_and_writes_nothing(tmp_path, store, capsys):
-    store.write(probe("deepcluster-alexnet32-digits-s1", epoch=3))
+    store.write(probe("deepcluster-alexnet32-digits-s1", settings={"epochs": 3}))
     assert run("--store", store.root, "--out", tmp_path / "out") == 2
-    assert "checkpoint.epoch" in capsys.readouterr().err
+    assert "settings.epochs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

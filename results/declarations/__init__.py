@@ -5,7 +5,7 @@ Adding a table is adding an entry to TABLES. Nothing is imported from the tasks:
 
 from __future__ import annotations
 
-from results.declarations import deepcluster, digits, fashion_mnist, mmdc
+from results.declarations import ablations, deepcluster, digits, fashion_mnist, mmdc
 from results.declarations.table import Column, Published, Row, Table
 
 __all__ = ["BACKBONES", "DATASETS", "TABLES", "TIERS", "Column", "Published", "Row", "Table"]
@@ -22,6 +22,7 @@ TABLES: dict[str, Table] = {
         deepcluster.TABLE2,
         deepcluster.TABLE3,
         deepcluster.TABLE4,
+        *(grid.table for grid in ablations.GRIDS),
     )
 }
 TIERS = tuple(dict.fromkeys(table.tier for table in TABLES.values()))
