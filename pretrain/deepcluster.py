@@ -108,6 +108,8 @@ class DeepCluster(Method):
     def check(self, dataset: Dataset, count: int) -> None:
         """See Method.check."""
         super().check(dataset, count)
+        if count < 2:
+            raise UserError(f"{count} image cannot be clustered", fix="more images, or a larger --limit")
         if self.clustering != "pic" and self.k > count:
             raise UserError(f"k = {self.k} clusters of {count} images", fix=f"--k {max(1, count // 10)}")
 
