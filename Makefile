@@ -12,7 +12,7 @@ PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(ad
 RUN = $(VENV)/bin/python
 BENCH = runs/bench
 
-.PHONY: install install-dev bench test lint types records reference benchmarks clean
+.PHONY: install install-dev bench test lint types records reference ablations benchmarks clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
@@ -59,12 +59,20 @@ reference: install
 	$(RUN) -m pretrain.deepcluster --force --out zoo/reference/deepcluster-alexnet32-digits-s0.safetensors
 	$(RUN) -m pretrain.mmdc --force --out zoo/reference/mmdc-small_vgg-digits-s0.safetensors
 
+# Run what the ablation tables lack, then rebuild all tables: an hour on two cores.
+ablations: install
+	$(RUN) -m pretrain.ablate all --jobs 2
+	$(RUN) -m results.tables
+
 # Leave the machine to it: a quarter of an hour on two cores, 5 GB of memory.
 benchmarks: install
 	@mkdir -p benchmarks/results
 	$(RUN) -m benchmarks.mmdc_epoch > benchmarks/results/mmdc_epoch.md
 	$(RUN) -m benchmarks.whitening > benchmarks/results/whitening.md
 	$(RUN) -m benchmarks.reading > benchmarks/results/reading.md
+	$(RUN) -m benchmarks.pic > benchmarks/results/pic.md
+	$(RUN) -m benchmarks.memory > benchmarks/results/memory.md
+	$(RUN) -m benchmarks.scale > benchmarks/results/scale.md
 	$(RUN) -m benchmarks.linear_layers > benchmarks/results/linear_layers.md
 	$(RUN) -m benchmarks.linear_layers --backbone alexnet > benchmarks/results/linear_layers_alexnet.md
 	$(RUN) -m benchmarks.linear_layers --jpegs 400 --epochs 10 > benchmarks/results/linear_layers_jpegs.md
