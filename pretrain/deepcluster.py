@@ -26,7 +26,8 @@ from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.run import LATER, Method, main
 from zoo.seeds import numpy_generator
-from zoo.training import Training, trainable
+from zoo.steps import trainable
+from zoo.training import Training
 from zoo.views import Centre, ResizedCrop
 
 SMALL = {"sobel": True, "k": 100, "epochs": 20, "batch": 256}

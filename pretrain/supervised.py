@@ -22,7 +22,8 @@ from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import UNLABELLED, Dataset
 from zoo.run import Method, main
 from zoo.seeds import generator
-from zoo.training import Training, trainable
+from zoo.steps import trainable
+from zoo.training import Training
 from zoo.views import ResizedCrop
 
 SMALL = dict(epochs=10, batch=256)

@@ -18,7 +18,7 @@ from zoo.clustering.heads import LinearHead, linear_head
 from zoo.clustering.partition import Partition
 from zoo.clustering.whitening import Whitening
 from zoo.seeds import numpy_generator
-from zoo.training import trainable
+from zoo.steps import trainable
 from zoo.views import ResizedCrop
 
 WORDS = ("--k", "8", "--epochs", "2", "--batch", "32")

@@ -19,7 +19,8 @@ from probes import features
 from probes.clustering import Clustering, assign_by_head
 from zoo.clustering.targets import Targets
 from zoo.seeds import generator
-from zoo.training import Training, descend
+from zoo.steps import descend
+from zoo.training import Training
 from zoo.views import CropRotate
 
 WORDS = ("--epochs", "2", "--batch", "32")

@@ -24,7 +24,8 @@ from pretrain.mmdc import MMDC, parameter_groups
 from zoo.clustering.targets import Targets
 from zoo.datasets.images import ArrayImages
 from zoo.seeds import derive
-from zoo.training import Training, descend
+from zoo.steps import descend
+from zoo.training import Training
 
 BILINEAR = Image.Resampling.BILINEAR
 STATISTICS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

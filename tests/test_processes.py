@@ -17,7 +17,7 @@ from zoo.checkpoint import Checkpoint
 from zoo.clustering.kmeans import kmeans
 from zoo.clustering.partition import CLUSTERINGS
 from zoo.clustering.whitening import fit_whitening
-from zoo.training import batch_sizes, own_sizes
+from zoo.steps import batch_sizes, own_sizes
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
@@ -37,7 +37,7 @@ from zoo.checkpoint import Checkpoint
 from zoo.clustering.kmeans import kmeans
 from zoo.clustering.partition import by_gmm, by_kmeans, by_pic
 from zoo.clustering.whitening import fit_whitening
-from zoo.training import batch_sizes, descend
+from zoo.steps import batch_sizes, descend
 from processed import DUPLICATES, IMAGES, ORDER, POINTS, START, VIEW, build_linear
 
 out = sys.argv[1]

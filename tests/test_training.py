@@ -17,7 +17,8 @@ from results.errors import RunFailed
 from zoo.backbones import build
 from zoo.preprocessing import Preprocessing
 from zoo.state import states
-from zoo.training import LOG, SCRATCH, Training, create_array, has_collapsed, trainable
+from zoo.steps import trainable
+from zoo.training import LOG, SCRATCH, Training, create_array, has_collapsed
 from zoo.views import Centre
 
 HALVES = np.repeat([0, 1], [40, 24])  # an assignment of Tiny's 64 images

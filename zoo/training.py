@@ -30,6 +30,7 @@ from zoo.datasets.images import Images
 from zoo.device import autocast
 from zoo.seeds import derive
 from zoo.state import State
+from zoo.steps import batch_sizes, descend, own_sizes
 from zoo.views import View
 
 LOG = "log.jsonl"
@@ -232,41 +233,6 @@ def has_collapsed(sizes: np.ndarray) -> bool:
     k, largest = len(sizes), sizes.max()
     crowded = largest > sizes.sum() / 2 and largest * k >= 2 * sizes.sum()
     return bool(k > 1 and (crowded or (sizes == 0).sum() > k / 2))
-
-
-def descend(loss: Tensor, *optimizers: torch.optim.Optimizer, zeros: bool = False) -> None:
-    """A step of gradient descent on the loss; of many processes, on the sum of theirs.
-
-    zeros: gradients become zeros, not None, before: what the loss does not reach moves and decays all the same.
-    """
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=not zeros)
-    loss.backward()
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    processes.sum_gradients([parameter for group in groups for parameter in group["params"]])
-    for optimizer in optimizers:
-        optimizer.step()
-
-
-def batch_sizes(count: int, batch: int, parts: int) -> list[int]:
-    """How many of `count` images each batch has: the last what is left, or more where each part is to get one."""
-    full, left = divmod(count, batch)
-    if 0 < left < parts and full:
-        return [*[batch] * (full - 1), batch + left]
-    return [batch] * full + [left] * (left > 0)
-
-
-def own_sizes(count: int, batch: int) -> list[int]:
-    """How many of this process's own `count` images each batch has: all processes take the same number of steps."""
-    if processes.count() == 1:
-        return batch_sizes(count, batch, 1)
-    steps = math.ceil(processes.largest(count)[0] / batch)
-    return [count * (step + 1) // steps - count * step // steps for step in range(steps)]
-
-
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that learn: all but the fixed Sobel filters."""
-    return [p for p in module.parameters() if p.requires_grad]
 
 
 def create_array(path: Path, shape: tuple[int, int]) -> np.memmap:
