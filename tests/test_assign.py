@@ -344,7 +344,7 @@ def test_rows_are_written_as_they_come(typed, tmp_path, monkeypatch):
     ("words", "said"),
     [
         (["--checkpoint", "random-alexnet32@0"], ["random-alexnet32@0 holds no centres", "--checkpoint reference",
-                                                  "pretrain.deepcluster (with k-means) or pretrain.mmdc"]),
+                                                  "pretrain.deepcluster or pretrain.mmdc"]),
         (["--checkpoint", "no-such"], ["there is no checkpoint no-such", "python -m pretrain"]),
         (["--images", "digit"], ["digit is not here (did you mean 'digits'?)", "folder:PATH", ".jpg"]),
         (["--images", "{tmp}/none"], ["none is not here", "looked in: {tmp}/none"]),

@@ -28,7 +28,7 @@ def test_auto_is_the_gpu_where_there_is_one(gpus):
     gpus(0)
     assert pick("auto") == pick("cpu") == CPU
     gpus(2)
-    assert pick("auto") == torch.device("cuda")
+    assert pick("auto") == torch.device("cuda:0")  # of this host, the one of this process
     assert pick("cuda:1") == torch.device("cuda:1")
     assert pick("cpu") == CPU
 

@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 from contextlib import ExitStack
+from importlib import import_module
 from unittest.mock import patch
 
 import pytest
@@ -76,7 +77,7 @@ def run(method, folder, words, moment=None, calls=0):
 def owner_of(place):
     """The module or class of that name."""
     module, _, name = place.rpartition(".")
-    return getattr(sys.modules[module], name) if name[0].isupper() else __import__(place, fromlist=["x"])
+    return getattr(import_module(module), name) if name[0].isupper() else import_module(place)
 
 
 def ended(method, folder, words, *death):

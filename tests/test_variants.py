@@ -22,7 +22,7 @@ WORDS = ("--k", "8", "--epochs", "3", "--batch", "32")
 HEADS = ("reset", "matched", "centroids")
 
 
-@pytest.mark.parametrize(("clustering", "head"), product(CLUSTERINGS, HEADS))
+@pytest.mark.parametrize(("clustering", "head"), list(product(CLUSTERINGS, HEADS)))
 def test_every_clustering_trains_with_every_head(clustering, head, tmp_path):
     assert start(DeepCluster, tmp_path, *WORDS, "--clustering", clustering, "--head", head) == 0
     made, entries = checkpoint(tmp_path), log(tmp_path)
