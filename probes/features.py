@@ -10,7 +10,7 @@ import base64
 import math
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from results.errors import RunFailed
-from results.files import digest, replacing
+from results.files import as_user_error, digest, sync
 from zoo.evaluation import Evaluation
+from zoo.state import remove
 
 SMALL = 4096  # most features of a layer in the `small` protocol, kNN and clustering
 BATCH = 256
@@ -44,9 +45,11 @@ def load(bench: Evaluation, split: str, layers: Sequence[str]) -> dict[str, np.n
     What is not cached yet is computed in one pass for all layers. RunFailed if a feature is not a finite number.
     """
     paths = {layer: bench.cache / "features" / f"{_key(bench, split, layer)}.npy" for layer in layers}
-    missing = [layer for layer in layers if not paths[layer].exists()]
+    missing = {layer: path for layer, path in paths.items() if not path.exists()}
+    for layer in paths.keys() - missing.keys():
+        bench.partial(paths[layer]).unlink(missing_ok=True)  # another run has made what this one was stopped in
     if missing:
-        _compute(bench, split, missing, paths)
+        _compute(bench, split, missing)
     return {layer: np.load(paths[layer], mmap_mode="r") for layer in layers}
 
 
@@ -55,26 +58,87 @@ def _key(bench: Evaluation, split: str, layer: str) -> str:
     return digest([bench.sha256, bench.device.type, bench.precision, *pixels, layer, SMALL])[:24]
 
 
-def _compute(bench: Evaluation, split: str, layers: Sequence[str], paths: dict[str, Path]) -> None:
-    images = bench.open(split)
-    rows = np.arange(len(images))
-    with ExitStack() as stack:
-        parts = {layer: stack.enter_context(replacing(paths[layer])) for layer in layers}
-        files: dict[str, np.memmap] = {}
-        for ids, pixels in bench.batches(images, rows, bench.view(images), BATCH, f"features of {split}"):
-            for layer, maps in bench.maps(pixels, layers).items():
-                pooled = pool_to(maps, SMALL)
-                if not torch.isfinite(pooled).all():
-                    raise RunFailed(f"{bench.checkpoint.name} gives features that are not finite in {layer}")
-                if layer not in files:
-                    files[layer] = _create(parts[layer], (len(rows), pooled.shape[1]))
-                files[layer][ids] = pooled.cpu().numpy()
-        for file in files.values():
-            file.flush()
+def _compute(bench: Evaluation, split: str, paths: dict[str, Path]) -> None:
+    """Make the files of the layers' features, or go on where this run was stopped in it."""
+    images, what = bench.open(split), f"features of {split}"
+    tables = {layer: Growing(path, bench.partial(path), len(images)) for layer, path in paths.items()}
+    state = bench.state(what)
+    if state.done(what) and not all(table.find() for table in tables.values()):
+        remove(state.directory)  # before a table is made, which it would take for the one that it knows
+        state = bench.state(what)
+    for layer, table in tables.items():
+        state.part(layer, table)
+    try:
+        rows = np.arange(len(images))
+        for ids, pixels in bench.batches(images, rows, bench.view(images), BATCH, what, state=state):
+            for layer, maps in bench.maps(pixels, list(tables)).items():
+                tables[layer].put(ids, _finite(pool_to(maps, SMALL), layer, bench).cpu().numpy())
+    except BaseException as error:
+        if state.number == 0 or isinstance(error, RunFailed):  # there is nothing to continue from
+            for table in tables.values():
+                table.discard()
+        raise
+    for table in tables.values():
+        table.end()
+    remove(state.directory)
+
+
+def _finite(pooled: Tensor, layer: str, bench: Evaluation) -> Tensor:
+    if not torch.isfinite(pooled).all():
+        raise RunFailed(f"{bench.checkpoint.name} gives features that are not finite in {layer}")
+    return pooled
+
+
+class Growing:
+    """A layer's features on disk while they are computed; a part of the state that says how many rows there are."""
+
+    def __init__(self, path: Path, partial: Path, count: int) -> None:
+        """`path`: of the whole file, which is called `partial` before."""
+        self.path, self.partial, self.count = path, partial, count
+        self.rows: np.memmap | None = None
+
+    def find(self) -> bool:
+        """Whether the file that a run was stopped in is there, which is then gone on with."""
+        try:
+            rows = np.lib.format.open_memmap(self.partial, "r+")
+        except (OSError, ValueError):
+            return False
+        self.rows = rows if len(rows) == self.count else None
+        return self.rows is not None
+
+    def put(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Write the features (B, d) of the images `ids` (B,). UserError if the file cannot be made."""
+        if self.rows is None:
+            try:
+                self.rows = _create(self.partial, (self.count, rows.shape[1]))
+            except OSError as error:
+                raise as_user_error(error, self.path) from error
+        self.rows[ids] = rows
+
+    def end(self) -> None:
+        """Let the whole file have its name."""
+        self.state_dict()
+        sync(self.partial)
+        os.replace(self.partial, self.path)
+
+    def discard(self) -> None:
+        """Remove what there is."""
+        with suppress(OSError):
+            self.partial.unlink()
+
+    def state_dict(self) -> dict:
+        """Nothing, once all is on the disk."""
+        if self.rows is not None:
+            self.rows.flush()
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """What the file holds is there already."""
 
 
 def _create(path: Path, shape: tuple[int, int]) -> np.memmap:
     """A new float32 array in a file. OSError where the disk has no room for all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     if hasattr(os, "posix_fallocate"):  # now: a memory map that finds the disk full later kills the process
         with path.open("r+b") as opened:

@@ -53,6 +53,17 @@ class Heads:
         self.speeds = torch.zeros_like(self.values)
         self.targets = torch.eye(classes, device=device)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What training has changed."""
+        return {"values": self.values, "speeds": self.speeds}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name, tensor in self.state_dict().items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(f"{name} of shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
+            tensor.copy_(state[name])
+
     def logits(self, x: Tensor) -> Tensor:
         """(R, C, B) of features (B, D): images last, where softmax and sums over classes are fastest."""
         rows = self.values.flatten(0, 1)

@@ -6,6 +6,7 @@ python -m probes.knn --layer all --checkpoint random-alexnet32@0
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -54,7 +55,7 @@ class KNN(Task):
         rows, queries = features.load(bench, train, layers), features.load(bench, test, layers)
         labels, wanted = bench.labels(train), bench.labels(test)
         for part in parts:
-            predicted = self.vote(rows[part.layer], labels, queries[part.layer], bench)
+            predicted = part.vote(rows[part.layer], labels, queries[part.layer], bench)
             correct = predicted == wanted[None]  # (number of ks, N)
             metrics = {f"top1_k{k}": 100 * float(row.mean()) for k, row in zip(self.k, correct)}
             details = {f"correct_k{k}": features.pack(row) for k, row in zip(self.k, correct)}
@@ -65,13 +66,15 @@ class KNN(Task):
         classes = len(bench.dataset.classes)
         onehot = F.one_hot(torch.from_numpy(labels), classes).float().to(bench.device)
         most = min(max(self.k), len(rows))
-        elected = []
-        for query in torch.from_numpy(np.array(queries)).split(features.BATCH):
+        state = bench.state(f"votes of {self.layer}")
+        elected: list[Tensor] = state.part("elected", [])
+        for number in state.steps("queries", math.ceil(len(queries) / features.BATCH)):
+            query = torch.from_numpy(np.array(queries[number * features.BATCH :][: features.BATCH]))
             similarity, nearest = nearest_neighbours(rows, query, most, bench.device)
             closeness = (similarity - similarity[:, :1]) / self.temperature  # to the nearest: exp cannot overflow
             weight = torch.exp(closeness)[:, :, None] * onehot[nearest]  # (B, most, classes)
-            elected.append(torch.stack([weight[:, :k].sum(1).argmax(1) for k in self.k]))
-        return torch.cat(elected, 1).cpu().numpy()
+            elected.append(torch.stack([weight[:, :k].sum(1).argmax(1) for k in self.k]).cpu())
+        return torch.cat(elected, 1).numpy()
 
 
 def nearest_neighbours(rows: np.ndarray, query: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:

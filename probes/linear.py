@@ -24,15 +24,16 @@ from torch import Tensor
 from probes import features
 from probes.heads import Heads
 from probes.protocols import PROTOCOLS
-from probes.sources import Cached, Online, Source
+from probes.sources import Cached, Labelled, Online, Source
 from results.errors import RunFailed, UserError
 from zoo.backbones import find
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset
-from zoo.device import check_stopped, side_by_side
+from zoo.device import side_by_side
 from zoo.evaluation import Evaluation
 from zoo.run import Outcome, Task, main
 from zoo.seeds import derive, generator, numpy_generator
+from zoo.state import State
 
 BATCH = 256
 HELD_OUT = 0.1  # share of train on which the learning rate is chosen
@@ -81,7 +82,8 @@ class Linear(Task):
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         layers = [part.layer for part in parts]
         if self.protocol != "small":
-            yield from self.probe(parts, Online(bench, layers, PROTOCOLS[self.protocol]), bench)
+            state = bench.state("classifiers")
+            yield from self.probe(parts, Online(bench, layers, PROTOCOLS[self.protocol]), bench, state)
             return
         features.load(bench, bench.dataset.evaluation, layers)  # here, so that all layers are of one pass
         rows = features.load(bench, bench.dataset.training, layers)
@@ -90,35 +92,38 @@ class Linear(Task):
         heavy = [part for part in parts if part not in light]
 
         def work(part: Self) -> list[Outcome]:
-            return list(self.probe([part], Cached(bench, part.layer), bench))
+            return list(self.probe([part], Cached(bench, part.layer), bench, bench.state(part.layer)))
 
         for found in chain(side_by_side(work, light, bench.device), map(work, heavy)):
             yield from found
 
-    def probe(self, parts: Sequence[Self], source: Source, bench: Evaluation) -> Iterator[Outcome]:
+    def probe(self, parts: Sequence[Self], source: Source, bench: Evaluation, state: State) -> Iterator[Outcome]:
         """The outcomes of the layers of a source."""
         layers = [part.layer for part in parts]
         count = len(source.labels)
-        chosen = self.choose_rates(source, self.grid(layers, bench.checkpoint, bench.dataset))
-        curve: list[dict[str, float]] = []
+        grid = self.grid(layers, bench.checkpoint, bench.dataset)
+        chosen = state.once("learning rates", lambda: self.choose_rates(source, grid, state))
+        curve: list[dict[str, float]] = state.part("curve", [])
 
         def watch(heads: dict[str, Heads]) -> None:
-            found = measure(heads, source.test(BATCH, crops=1))
+            found = measure(heads, source.test(BATCH, 1, state), state.part("measured", {}))
             curve.append({layer: found[layer].top1[0] for layer in layers})
 
-        final = {layer: (choice["lr"],) for layer, choice in chosen.items()}
-        heads = self.fit(source, np.arange(count), final, "training", watch)
-        found = measure(heads, source.test(BATCH, self.crops))
+        final = {layer: (chosen[layer]["lr"],) for layer in layers}
+        heads = self.fit(source, np.arange(count), final, "training", state, watch)
+        found = measure(heads, source.test(BATCH, self.crops, state), state.part("measured", {}))
         for part in parts:
             yield report(part, found[part.layer], chosen[part.layer], [point[part.layer] for point in curve])
 
-    def choose_rates(self, source: Source, grid: Mapping[str, Sequence[float]]) -> dict[str, dict[str, Any]]:
+    def choose_rates(
+        self, source: Source, grid: Mapping[str, Sequence[float]], state: State
+    ) -> dict[str, dict[str, Any]]:
         """Each layer's learning rate, chosen on training images held out from the fit; one alone is taken."""
         if all(len(rates) == 1 for rates in grid.values()):
             return {layer: {"lr": rate, "held_out_top1": None} for layer, (rate,) in grid.items()}
         held, kept = split_off(len(source.labels), self.seed)
-        heads = self.fit(source, kept, grid, "choosing the learning rate")
-        return choose(measure(heads, source.plain(held, BATCH)), grid)
+        heads = self.fit(source, kept, grid, "choosing the learning rate", state)
+        return choose(measure(heads, source.plain(held, BATCH, state), state.part("measured", {})), grid)
 
     def fit(
         self,
@@ -126,6 +131,7 @@ class Linear(Task):
         ids: np.ndarray,
         rates: Mapping[str, Sequence[float]],
         what: str,
+        state: State,
         after_epoch: Callable[[dict[str, Heads]], None] | None = None,
     ) -> dict[str, Heads]:
         """Each layer's classifiers, one a rate, after training on the images `ids`."""
@@ -133,16 +139,17 @@ class Linear(Task):
         per_epoch = math.ceil(len(ids) / BATCH)
         least = protocol.least_steps if self.epochs == protocol.epochs else 0
         epochs = max(self.epochs, math.ceil(least / per_epoch))
-        heads = {layer: self.new_heads(source, layer, rates[layer]) for layer in rates}
-        step = 0
-        for epoch in range(epochs):
-            check_stopped()
+        heads = {
+            layer: state.part(f"classifiers of {layer}", self.new_heads(source, layer, rates[layer])) for layer in rates
+        }
+        for epoch in state.steps(what, epochs):  # steps: epochs can be too short for a state after each
             order = numpy_generator(self.seed, "order", epoch).permutation(ids)
             title = f"{what}, epoch {epoch + 1} of {epochs}"
-            for rows, labels, x in source.train(order, BATCH, derive(self.seed, "crops", epoch), title):
+            first = epoch * per_epoch + state.done(title)
+            batches = source.train(order, BATCH, derive(self.seed, "crops", epoch), title, state)
+            for step, (rows, labels, x) in enumerate(batches, first):
                 for layer, head in heads.items():
                     head.step(x[layer], labels, rows, step, epochs * per_epoch)
-                step += 1
             if after_epoch is not None:
                 after_epoch(heads)
         return heads
@@ -182,12 +189,13 @@ class Measured:
     correct: np.ndarray  # (R, N) booleans
 
 
-def measure(heads: dict[str, Heads], batches: Iterable[tuple[Tensor, dict[str, Tensor]]]) -> dict[str, Measured]:
+def measure(heads: dict[str, Heads], batches: Iterable[Labelled], seen: dict[str, list[Tensor]]) -> dict[str, Measured]:
     """Each layer's classifiers on images (B, crops, d): class probabilities are averaged over the crops.
+
+    `seen` holds what is known of the batches before these, a part of the state that counts them.
 
     In logarithms: as probabilities, what a steep classifier holds for impossible would be 0, and its loss infinite.
     """
-    seen: dict[str, list[Tensor]] = {layer: [] for layer in heads}
     for labels, x in batches:
         for layer, head in heads.items():
             rows = x[layer]
@@ -196,12 +204,12 @@ def measure(heads: dict[str, Heads], batches: Iterable[tuple[Tensor, dict[str, T
             own = mean.gather(1, labels.expand(len(mean), 1, -1))  # (R, 1, B)
             # A class that is no number, or ties with the true one, ranks before it: nothing is right by accident.
             rank = (~(mean < own)).sum(1) - 1
-            seen[layer].append(torch.stack([rank.float(), -own.squeeze(1)]))
-    return {layer: _measured(torch.cat(parts, 2)) for layer, parts in seen.items()}
+            seen.setdefault(layer, []).append(torch.stack([rank.float(), -own.squeeze(1)]))
+    return {layer: _measured(torch.cat([part.cpu() for part in seen[layer]], 2)) for layer in heads}
 
 
 def _measured(found: Tensor) -> Measured:
-    rank, loss = found.cpu()  # each (R, N)
+    rank, loss = found  # each (R, N)
     top1, top5 = 100 * (rank < 1).double().mean(1), 100 * (rank < 5).double().mean(1)
     return Measured(top1.tolist(), top5.tolist(), loss.double().mean(1).tolist(), (rank < 1).numpy())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -13,29 +14,36 @@ from torch import Tensor
 from probes import features
 from probes.protocols import Protocol
 from zoo.evaluation import Evaluation
+from zoo.state import State
 from zoo.views import Centre, RandomCrop, ResizedCrop, TenCrop
 
 Rows = np.ndarray | Tensor  # of all images: features on disk, or a Gram matrix on the device
 Batch = tuple[Tensor, Tensor, dict[str, Tensor]]  # image ids (B,), labels (B,), features {layer: (B, d)}
+Labelled = tuple[Tensor, dict[str, Tensor]]  # labels (B,), features {layer: (B, crops, d)}
 
 GENERIC = 10000  # features of a layer stay below this
+PLAIN, TEST = "held-out images", "test images"
 
 
 class Source(typing.Protocol):
-    """Training batches in a given order, and the test images; `dual` layers give rows of a Gram matrix."""
+    """Training batches in a given order, and the test images; `dual` layers give rows of a Gram matrix.
+
+    Batches are steps of the state, so that a run which is continued gets those that are left: those of `train` the
+    steps `what`, those of `plain` and `test` the steps PLAIN and TEST.
+    """
 
     labels: Tensor  # of the training images (N,)
     classes: int
     dims: dict[str, int]
     dual: dict[str, bool]
 
-    def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
+    def train(self, order: np.ndarray, batch: int, seed: int, what: str, state: State) -> Iterator[Batch]:
         """Batches of training images in that order."""
 
-    def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def plain(self, ids: np.ndarray, batch: int, state: State) -> Iterator[Labelled]:
         """Labels (B,) and features {layer: (B, 1, d)} of training images without augmentation."""
 
-    def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def test(self, batch: int, crops: int, state: State) -> Iterator[Labelled]:
         """Labels (B,) and features {layer: (B, crops, d)} of the test images."""
 
 
@@ -60,20 +68,20 @@ class Cached:
     def _standardise(self, rows: np.ndarray) -> Tensor:
         return (torch.from_numpy(np.array(rows)) - self.mean).mul_(self.scale).to(self.device)
 
-    def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
-        for start in range(0, len(order), batch):
+    def train(self, order: np.ndarray, batch: int, seed: int, what: str, state: State) -> Iterator[Batch]:
+        for start in starts(len(order), batch, what, state):
             ids = order[start : start + batch]
             at = torch.from_numpy(ids).to(self.device)
             # index_select: several times as fast as rows[at]
             x = self.rows.index_select(0, at) if isinstance(self.rows, Tensor) else self._standardise(self.rows[ids])
             yield at, self.labels[at], {self.layer: x}
 
-    def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for _, labels, x in self.train(ids, batch, 0, ""):
+    def plain(self, ids: np.ndarray, batch: int, state: State) -> Iterator[Labelled]:
+        for _, labels, x in self.train(ids, batch, 0, PLAIN, state):
             yield labels, {self.layer: x[self.layer][:, None]}
 
-    def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        for start in range(0, len(self.test_labels), batch):
+    def test(self, batch: int, crops: int, state: State) -> Iterator[Labelled]:
+        for start in starts(len(self.test_labels), batch, TEST, state):
             rows = self.test_rows[start : start + batch]
             x = rows if isinstance(rows, Tensor) else self._standardise(rows)
             yield self.test_labels[start : start + batch], {self.layer: x[:, None]}
@@ -107,27 +115,32 @@ class Online:
             return generic_pool(maps)
         return F.avg_pool2d(maps, *self.protocol.pools[layer]).flatten(1)
 
-    def train(self, order: np.ndarray, batch: int, seed: int, what: str) -> Iterator[Batch]:
+    def train(self, order: np.ndarray, batch: int, seed: int, what: str, state: State) -> Iterator[Batch]:
         flips = self.bench.dataset.flips
         resized = self.protocol.resized_crops
         view = ResizedCrop(self.size, flip=flips) if resized else RandomCrop(self.resize, self.size, flips)
-        for ids, pixels in self.bench.batches(self.images, order, view, batch, what, seed):
+        for ids, pixels in self.bench.batches(self.images, order, view, batch, what, seed, state):
             at = torch.from_numpy(ids).to(self.bench.device)
             yield at, self.labels[at], self._features(pixels)
 
-    def plain(self, ids: np.ndarray, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def plain(self, ids: np.ndarray, batch: int, state: State) -> Iterator[Labelled]:
         view = Centre(self.resize, self.size)
-        for rows, pixels in self.bench.batches(self.images, ids, view, batch, "held-out images"):
+        for rows, pixels in self.bench.batches(self.images, ids, view, batch, PLAIN, state=state):
             at = torch.from_numpy(rows).to(self.bench.device)
             yield self.labels[at], {layer: x[:, None] for layer, x in self._features(pixels).items()}
 
-    def test(self, batch: int, crops: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def test(self, batch: int, crops: int, state: State) -> Iterator[Labelled]:
         view = TenCrop(self.resize, self.size) if crops == 10 else Centre(self.resize, self.size)
-        rows = np.arange(len(self.test_images))
-        for ids, pixels in self.bench.batches(self.test_images, rows, view, max(1, batch // crops), "test images"):
+        rows, few = np.arange(len(self.test_images)), max(1, batch // crops)
+        for ids, pixels in self.bench.batches(self.test_images, rows, view, few, TEST, state=state):
             at = torch.from_numpy(ids).to(self.bench.device)
             found = self._features(pixels.reshape(-1, *pixels.shape[-3:]))
             yield self.test_labels[at], {layer: x.unflatten(0, (len(ids), crops)) for layer, x in found.items()}
+
+
+def starts(count: int, batch: int, what: str, state: State) -> Iterator[int]:
+    """Where each batch of `count` images begins: the steps `what` of the state."""
+    return (number * batch for number in state.steps(what, math.ceil(count / batch)))
 
 
 def generic_pool(maps: Tensor) -> Tensor:

@@ -19,10 +19,18 @@ from zoo.checkpoint import Checkpoint
 from zoo.datasets.folder import Folder
 from zoo.evaluation import evaluate, run_parts
 from zoo.options import TaskOptions
+from zoo.unfinished import alone
 from zoo.views import Centre, CentreCrop
 
 TOY = Toy()
 TASK = KNN(k=(1, 3))
+ALL = KNN(k=(1,), layer="all")
+
+
+@pytest.fixture(autouse=True)
+def _saved_by_the_clock_alone(monkeypatch):
+    """However slow this machine is: by default after ten minutes, so never."""
+    monkeypatch.setattr("zoo.state.WORTH", 1e9)
 
 
 @pytest.fixture
@@ -284,6 +292,169 @@ def test_an_interruption_is_no_failure(options, failing):
         run(options())
     assert left(options().runs) == []
     assert records(options()) == []
+
+
+@pytest.fixture
+def votes(monkeypatch):
+    """The layer of each vote from here on. `at`: number of the vote that is interrupted, once."""
+    vote = KNN.vote
+
+    class Votes(list):
+        at: int | None = None
+
+    found = Votes()
+
+    def counted(self, *given):
+        found.append(self.layer)
+        if found.at == len(found) - 1:
+            found.at = None
+            raise KeyboardInterrupt
+        return vote(self, *given)
+
+    monkeypatch.setattr(KNN, "vote", counted)
+    return found
+
+
+def stop(options, votes, at):
+    """Run all layers and be interrupted at a vote."""
+    votes.clear()
+    votes.at = at
+    with pytest.raises(KeyboardInterrupt):
+        run(options, ALL)
+    votes.clear()
+
+
+def test_a_run_that_was_stopped_continues_with_what_is_not_recorded(options, votes, capsys):
+    saved = options(save_every=0.0, quiet=False)
+    stop(saved, votes, at=2)
+    before = {record.settings["layer"]: record for record in records(options())}
+    assert sorted(before) == ["conv1", "conv2"]
+    (folder,) = options().runs.iterdir()
+    run(options(dry_run=True), ALL)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("  ")[2] for line in lines] == ["recorded"] * 2 + ["will continue"] * 3
+    run(options(dry_run=True), KNN(k=(1,), layer="conv4"))
+    assert capsys.readouterr().out.endswith("will run\n")
+    run(saved, ALL)
+    said = capsys.readouterr()
+    assert "continuing where this was stopped" in said.err
+    assert "2 of 5 recorded before" in said.out
+    assert votes == ["conv3", "conv4", "conv5"]
+    found = records(options())
+    assert len(found) == 5
+    assert all(record in found for record in before.values())
+    assert not folder.exists()
+
+
+def test_force_starts_afresh_and_when_stopped_is_continued_without_it(options, votes, monkeypatch, capsys):
+    saved = options(save_every=0.0)
+    run(options(), ALL)
+    monkeypatch.setattr("zoo.evaluation.now", lambda: "2000-01-01T00:00:00Z")
+    stop(dataclasses.replace(saved, force=True), votes, at=3)
+    assert [record.started[:4] for record in records(options())].count("2000") == 3
+    capsys.readouterr()
+    run(dataclasses.replace(saved, dry_run=True, force=True), ALL)
+    assert capsys.readouterr().out.count("will run") == 5
+    run(dataclasses.replace(saved, dry_run=True), ALL)
+    assert capsys.readouterr().out.count("will continue") == 2  # though there are records, of before
+    run(saved, ALL)
+    assert votes == ["conv4", "conv5"]
+    assert {record.started[:4] for record in records(options())} == {"2000"}
+    stop(dataclasses.replace(saved, force=True), votes, at=3)
+    run(dataclasses.replace(saved, force=True), ALL)
+    assert votes == ["conv1", "conv2", "conv3", "conv4", "conv5"]
+    assert left(options().runs) == []
+
+
+def test_a_record_that_is_gone_meanwhile_is_made_again(options, votes):
+    saved = options(save_every=0.0)
+    stop(saved, votes, at=3)
+    (options().store / "probes.knn" / "random-alexnet32@0" / f"{records(options())[0].key}.json").unlink()
+    run(saved, ALL)
+    assert len(votes) == 3
+    assert len(records(options())) == 5
+    assert left(options().runs) == []
+
+
+def test_a_smoke_run_continues_with_all_its_parts(options, votes, capsys):
+    saved = options(save_every=0.0, limit=20)
+    stop(saved, votes, at=3)
+    run(dataclasses.replace(saved, dry_run=True), ALL)
+    assert capsys.readouterr().out.count("will continue") == 5
+    run(saved, ALL)
+    assert len(votes) == 5  # for there are no records to show
+    assert left(options().runs) == []
+
+
+def test_seeds_are_continued_one_by_one(options, monkeypatch):
+    task = Linear(layer="conv5", epochs=1)
+    run(options(seeds=(0,)), task)
+    (key,) = {record.key for record in records(options())}
+    fit, fitted = Linear.fit, []
+
+    def stopped(self, *given):
+        fitted.append(self.seed)
+        if fitted == [1, 1]:
+            raise KeyboardInterrupt
+        return fit(self, *given)
+
+    monkeypatch.setattr(Linear, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(options(seeds=(0, 1, 2), save_every=0.0), task)
+    (folder,) = options().runs.iterdir()
+    assert folder.name != key
+    run(options(seeds=(0, 1, 2), save_every=0.0), task)
+    assert fitted == [1, 1, 1, 2, 2]  # the rate was chosen already
+    assert sorted(record.settings["seed"] for record in records(options())) == [0, 1, 2]
+
+
+def test_a_run_that_failed_would_fail_again_and_leaves_no_states(options, failing):
+    failing("conv3", RunFailed("no luck"))
+    with pytest.raises(RunFailed):
+        run(options(save_every=0.0), ALL)
+    (note,) = left(options().runs)
+    assert note.endswith("/error.txt")
+
+
+def test_an_error_that_is_no_result_leaves_them(options, failing, capsys):
+    failing("conv3", OSError(5, "Input/output error"))
+    with pytest.raises(OSError, match="Input"):
+        run(options(save_every=0.0), ALL)
+    run(options(dry_run=True), ALL)
+    assert capsys.readouterr().out.count("will continue") == 3
+
+
+def test_one_process_at_a_time_runs_the_same(options, forbidden):
+    (part,) = TASK.parts(random_checkpoint(), TOY)
+    key = cell_key(part.name, 1, dataclasses.asdict(part), random_checkpoint().sha256, TOY.fingerprint())
+    (options().runs / key).mkdir(parents=True)
+    forbidden()
+    with alone(options().runs / key), pytest.raises(UserError, match="another process is running this"):
+        run(options())
+
+
+def test_batches_are_the_steps_of_a_state(tmp_path):
+    held = bench(tmp_path, TOY)
+    held.directory, held.save_every = tmp_path / "run", 0.0
+    images, order = TOY.open("train"), np.array([9, 3, 5, 7, 1])
+
+    def batches():
+        return held.batches(images, order, held.view(images), 2, "seen", state=held.state("work"))
+
+    begun = batches()
+    assert [next(begun)[0].tolist() for _ in range(2)] == [[9, 3], [5, 7]]  # the second is not finished
+    assert [ids.tolist() for ids, _ in batches()] == [[5, 7], [1]]
+    assert list(batches()) == []
+
+
+def test_without_a_folder_nothing_is_saved(tmp_path):
+    held = bench(tmp_path, TOY)
+    held.save_every = 0.0
+    state = held.state("work")
+    assert list(state.steps("steps", 3)) == [0, 1, 2]
+    state.save()
+    assert held.state("work").done("steps") == 0
+    assert left(tmp_path) == []
 
 
 def test_a_backbone_that_moves_fails_the_run(tmp_path):

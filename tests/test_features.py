@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import math
 import os
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -159,6 +160,86 @@ def test_an_interrupted_pass_leaves_nothing(held, monkeypatch, interruption):
         load(held, "train", ["conv1", "conv2"])
     assert kept(held) == []
     assert load(held, "train", ["conv1"])["conv1"].shape[0] == 60
+
+
+def stopped(cache, at, layers, split="train", error=KeyboardInterrupt, directory="0a1b2c3d4e5f"):
+    """Compute features and be stopped in batch `at`; what was asked of the backbone, and the bench of it."""
+    held = bench(cache, TOY)
+    held.directory, held.save_every = cache / "runs" / directory, 0.0
+    maps, held.asked = held.maps, []
+
+    def counted(pixels, layers):
+        if len(held.asked) == at:
+            raise error
+        held.asked.append(tuple(layers))
+        return maps(pixels, layers)
+
+    held.maps = counted
+    if at is None:
+        held.found = {layer: np.array(rows) for layer, rows in load(held, split, layers).items()}
+    else:
+        with pytest.raises(error):
+            load(held, split, layers)
+    return held
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Sixty training images are four batches."""
+    monkeypatch.setattr("probes.features.BATCH", 16)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, SystemExit])
+def test_a_pass_that_was_stopped_is_gone_on_with(tmp_path, batches, error):
+    layers = ["conv1", "conv2", "conv5"]
+    whole = stopped(tmp_path / "whole", None, layers)
+    assert whole.asked == [tuple(layers)] * 4
+    cache = tmp_path / "stopped"
+    assert len(stopped(cache, 2, layers, error=error).asked) == 2
+    assert len(list(cache.glob("features/.*.0a1b2c3d4e5f.npy"))) == 3
+    again = stopped(cache, None, layers)
+    assert again.asked == [tuple(layers)] * 2
+    for layer in layers:
+        np.testing.assert_array_equal(again.found[layer], whole.found[layer])
+    assert kept(again) == kept(whole)  # no state, and nothing hidden
+
+
+def test_what_another_run_has_made_meanwhile_is_not_made_again(tmp_path, batches):
+    stopped(tmp_path, 2, ["conv1", "conv2"])
+    load(bench(tmp_path, TOY), "train", ["conv1"])
+    again = stopped(tmp_path, None, ["conv1", "conv2"])
+    assert again.asked == [("conv2",)] * 2
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_another_run_has_its_own_file(tmp_path, batches):
+    stopped(tmp_path, 2, ["conv1"])
+    other = stopped(tmp_path, 1, ["conv1"], directory="fedcba987654")
+    assert len(list(tmp_path.glob("features/.*"))) == 2
+    assert len(stopped(tmp_path, None, ["conv1"]).asked) == 2
+    whole = stopped(tmp_path / "whole", None, ["conv1"]).found["conv1"]
+    np.testing.assert_array_equal(load(other, "train", ["conv1"])["conv1"], whole)
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"\x93NUMPY")])
+@pytest.mark.parametrize("again", [0, 2])
+def test_a_state_without_its_file_is_not_continued_from(tmp_path, batches, damage, again):
+    """Not even by the run after the next, for which there is a file again."""
+    stopped(tmp_path, 3, ["conv1", "conv2"])
+    damage(min(tmp_path.glob("features/.*")))
+    with patch("zoo.state.State.save"), patch("probes.features.Growing.discard"):  # killed before it saves anything
+        stopped(tmp_path, again, ["conv1", "conv2"])
+    found = stopped(tmp_path, None, ["conv1", "conv2"]).found
+    for layer, rows in found.items():
+        np.testing.assert_array_equal(rows, load(bench(tmp_path / "whole", TOY), "train", [layer])[layer])
+
+
+def test_a_part_of_too_few_rows_is_not_continued_from(tmp_path, batches):
+    stopped(tmp_path, 2, ["conv1"])
+    (partial,) = tmp_path.glob("features/.*")
+    np.save(partial, np.load(partial)[:50])
+    assert len(stopped(tmp_path, None, ["conv1"]).asked) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve a file's room")

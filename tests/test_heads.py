@@ -95,6 +95,30 @@ def test_a_rate_that_diverges_leaves_its_neighbours_alone(dual):
         torch.testing.assert_close(found[at], alone.logits(rows)[0], rtol=1e-5, atol=1e-5)
 
 
+@SCHEDULES
+@pytest.mark.parametrize("stop", [0, 1, 7])
+def test_training_that_was_stopped_goes_on_to_the_bit(schedule, stop):
+    x, labels, batches = draw(20, 6), classes_of(20, 4), orders(20, 6, epochs=3)
+    whole, part = (started(6, 4, schedule=schedule) for _ in range(2))
+    trained(whole, x, labels, batches)
+    steps = [(x[ids], labels[ids], ids, step, len(batches)) for step, ids in enumerate(batches)]
+    for step in steps[:stop]:
+        part.step(*step)
+    rest = started(6, 4, schedule=schedule, seed=9)
+    rest.load_state_dict({name: tensor.clone() for name, tensor in part.state_dict().items()})
+    for step in steps[stop:]:
+        rest.step(*step)
+    assert torch.equal(rest.values, whole.values)
+    assert torch.equal(rest.speeds, whole.speeds)
+
+
+def test_classifiers_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"values of shape \(3, 4, 6\), not \(3, 4, 7\)"):
+        started(6, 4).load_state_dict(started(5, 4).state_dict())
+    with pytest.raises(ValueError, match="not"):
+        started(6, 4).load_state_dict(started(6, 4, rates=RATES[:1]).state_dict())
+
+
 def test_the_start_is_torchs_default_and_the_same_for_every_rate():
     head = started(100, 7)
     assert head.values.shape == (3, 7, 101)

@@ -63,6 +63,26 @@ def test_a_steep_vote_is_the_nearest_rows(voters):
     assert steep[1].tolist() == steep[0].tolist()  # exp(1 / T) alone would overflow
 
 
+def test_a_vote_that_was_stopped_goes_on(voters, monkeypatch, tmp_path):
+    rows, labels, queries, held = voters
+    whole = KNN(k=(1, 5)).vote(rows, labels, queries, held)
+    monkeypatch.setattr(features, "BATCH", 4)
+    held.directory, held.save_every = tmp_path / "run", 0.0
+    blocks = []
+
+    def counted(*given):
+        blocks.append(given)
+        if len(blocks) == 4:
+            raise KeyboardInterrupt
+        return nearest_neighbours(*given)
+
+    monkeypatch.setattr("probes.knn.nearest_neighbours", counted)
+    with pytest.raises(KeyboardInterrupt):
+        KNN(k=(1, 5)).vote(rows, labels, queries, held)
+    assert KNN(k=(1, 5)).vote(rows, labels, queries, held).tolist() == whole.tolist()
+    assert len(blocks) == 8 + 1  # thirty queries in fours, the interrupted ones twice
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.1, 1000), st.integers(0, 99))
 def test_length_does_not_count(factor, seed):

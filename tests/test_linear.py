@@ -98,6 +98,60 @@ def test_deepcluster_all_is_each_layer_bit_for_bit(tmp_path, folder):
     assert alone.part.protocol_id(folder) == "deepcluster@1, 1 epochs"
 
 
+# Stopped and continued
+
+
+STEPS = {
+    "small": 4 * 3 + 4 * 3,
+    "generic": 2 * 3 + 2 * 3,
+}  # of choosing and of training: sixty images are three batches
+
+
+@pytest.mark.parametrize("protocol", STEPS)
+def test_a_probe_that_was_stopped_anywhere_takes_the_steps_that_are_left(tmp_path, monkeypatch, protocol):
+    monkeypatch.setattr(linear, "BATCH", 20)
+    settings = dict(layer="conv5", protocol=protocol, epochs=4 if protocol == "small" else 2)
+    whole = outcomes(bench(tmp_path, TOY), **settings)["conv5"]
+    step, logits, calls = Heads.step, Heads.logits, []
+
+    def counted(self, *given):
+        calls.append(len(given))
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return (step if len(given) > 1 else logits)(self, *given)
+
+    monkeypatch.setattr(Heads, "step", counted)
+    monkeypatch.setattr(Heads, "logits", counted)
+    at = None
+    outcomes(bench(tmp_path, TOY), **settings)
+    usual = [steps for steps in calls if steps > 1]
+    assert len(usual) == STEPS[protocol]
+    for at in range(1, len(calls) + 1, 9):
+        held = bench(tmp_path, TOY)
+        held.directory, held.save_every = tmp_path / f"{protocol} {at}", 0.0
+        calls.clear()
+        with pytest.raises(KeyboardInterrupt):
+            outcomes(held, **settings)
+        found = outcomes(held, **settings)["conv5"]
+        assert (found.metrics, found.details) == (whole.metrics, whole.details)
+        taken = len([steps for steps in calls if steps > 1])
+        assert taken - len(usual) in (0, 1)  # the one that it was stopped in, if it was one
+
+
+def test_layers_that_are_recorded_meanwhile_are_left_out(tmp_path, monkeypatch, folder):
+    """A pass over all layers, killed between two records, continues with the others alone."""
+    settings = dict(protocol="generic", epochs=2)
+    whole = outcomes(bench(tmp_path, folder), layer="all", **settings)
+    held = bench(tmp_path, folder)
+    held.directory, held.save_every = tmp_path / "run", 0.0
+    parts = Linear(layer="all", **settings).parts(held.checkpoint, folder)
+    assert next(iter(parts[0].run(parts, held))).part.layer == "conv1"
+    monkeypatch.setattr(Heads, "step", lambda *given: pytest.fail("trained again"))
+    rest = {found.part.layer: found for found in parts[0].run(parts[3:], held)}
+    assert list(rest) == ["conv4", "conv5"]
+    assert all((rest[n].metrics, rest[n].details) == (whole[n].metrics, whole[n].details) for n in rest)
+
+
 # What it is trained on
 
 
@@ -241,7 +295,7 @@ def test_crops_are_averaged_as_probabilities(crops):
     logits = 3 * torch.randn(40, crops, 8, generator=generator)
     labels = torch.randint(8, (40,), generator=generator)
     batches = [(labels[:15], {"l": logits[:15]}), (labels[15:], {"l": logits[15:]})]
-    found = measure({"l": Fixed(8)}, batches)["l"]
+    found = measure({"l": Fixed(8)}, batches, {})["l"]
     assert found.top1[0] == pytest.approx(by_hand(logits, labels, 1)[0])
     assert found.top5[0] == pytest.approx(by_hand(logits, labels, 5)[0])
     assert found.loss[0] == pytest.approx(by_hand(logits, labels, 1)[1], rel=1e-5)
@@ -253,7 +307,7 @@ def test_crops_are_averaged_as_probabilities(crops):
 
 def test_each_rate_is_measured():
     logits = torch.tensor([[[5.0, 0, 0, 0, 9, 0]], [[0, 5.0, 0, 9, 0, 0]]])  # two classifiers of three classes
-    found = measure({"l": Fixed(3)}, [(torch.tensor([0, 1]), {"l": logits})])["l"]
+    found = measure({"l": Fixed(3)}, [(torch.tensor([0, 1]), {"l": logits})], {})["l"]
     assert found.top1 == [100, 0]
     assert found.correct.tolist() == [[True, True], [False, False]]
 
@@ -261,14 +315,14 @@ def test_each_rate_is_measured():
 def test_ties_and_numbers_that_are_none_are_never_right():
     labels = torch.tensor([0, 1, 2, 0])
     zeros = torch.zeros(4, 1, 6)
-    found = measure({"l": Fixed(6)}, [(labels, {"l": zeros})])["l"]
+    found = measure({"l": Fixed(6)}, [(labels, {"l": zeros})], {})["l"]
     assert (found.top1, found.top5) == ([0], [0])
     for bad in (math.nan, math.inf):
-        found = measure({"l": Fixed(6)}, [(labels, {"l": zeros + bad})])["l"]
+        found = measure({"l": Fixed(6)}, [(labels, {"l": zeros + bad})], {})["l"]
         assert (found.top1, found.top5) == ([0], [0])
         assert not math.isfinite(found.loss[0])
     tied = torch.tensor([[[1.0, 1, 0, -1, -2, -3]]])
-    found = measure({"l": Fixed(6)}, [(torch.tensor([0]), {"l": tied})])["l"]
+    found = measure({"l": Fixed(6)}, [(torch.tensor([0]), {"l": tied})], {})["l"]
     assert (found.top1, found.top5) == ([0], [100])
 
 
@@ -277,7 +331,7 @@ def test_a_confident_mistake_has_a_finite_loss(crops):
     """Its probability is 0 in float32: that is no divergence."""
     steep = torch.zeros(2, crops, 3)
     steep[:, :, 1] = 1000
-    found = measure({"l": Fixed(3)}, [(torch.tensor([1, 0]), {"l": steep})])["l"]
+    found = measure({"l": Fixed(3)}, [(torch.tensor([1, 0]), {"l": steep})], {})["l"]
     assert found.loss[0] == pytest.approx(500)
     assert found.top1 == [50]
 

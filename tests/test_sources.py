@@ -9,10 +9,11 @@ from toys import Toy, bench, photographs
 
 from probes import features, sources
 from probes.protocols import PROTOCOLS
-from probes.sources import Cached, Online, generic_pool, moments
+from probes.sources import PLAIN, TEST, Cached, Online, generic_pool, moments
 from zoo.backbones import empty
 from zoo.datasets.folder import Folder
-from zoo.evaluation import Evaluation
+from zoo.evaluation import Evaluation, Unkept
+from zoo.state import State
 from zoo.views import Centre, RandomCrop, TenCrop
 
 TABLE = {"conv1": 9600, "conv2": 9216, "conv3": 9600, "conv4": 9600, "conv5": 9216}  # deepcluster.md 2.1
@@ -107,11 +108,14 @@ def test_cached_features_are_standardised_by_train(tables, tmp_path):
     held = bench(tmp_path, Toy())
     source = Cached(held, "thin")
     assert (source.dims, source.dual, source.classes) == ({"thin": 6}, {"thin": False}, 3)
-    labels, x = gather(source.test(7, crops=1))
+    labels, x = gather(source.test(7, 1, Unkept()))
     assert labels.tolist() == held.labels("test").tolist()
     np.testing.assert_allclose(x["thin"][:, 0], standardised(tables, "test", "thin"), atol=1e-5)
     ids = np.array([5, 3, 59, 0])
-    for found in (next(iter(source.train(ids, 4, 0, ""))), (torch.from_numpy(ids), *gather(source.plain(ids, 3)))):
+    for found in (
+        next(iter(source.train(ids, 4, 0, "", Unkept()))),
+        (torch.from_numpy(ids), *gather(source.plain(ids, 3, Unkept()))),
+    ):
         assert found[0].tolist() == ids.tolist()
         assert found[1].tolist() == held.labels("train")[ids].tolist()
         rows = found[2]["thin"].reshape(4, 6)
@@ -122,9 +126,9 @@ def test_fewer_images_than_features_give_similarities(tables, tmp_path):
     source = Cached(bench(tmp_path, Toy()), "wide")
     assert (source.dual, source.dims) == ({"wide": True}, {"wide": 60})
     train = standardised(tables, "train", "wide")
-    _, x = gather(source.plain(np.arange(60), 16))
+    _, x = gather(source.plain(np.arange(60), 16, Unkept()))
     np.testing.assert_allclose(x["wide"][:, 0], train @ train.T, atol=1e-3)
-    _, x = gather(source.test(16, crops=1))
+    _, x = gather(source.test(16, 1, Unkept()))
     np.testing.assert_allclose(x["wide"][:, 0], standardised(tables, "test", "wide") @ train.T, atol=1e-3)
 
 
@@ -144,15 +148,15 @@ def test_training_images_are_cropped_and_tests_are_not(folder, tmp_path):
     held.checkpoint = held.checkpoint.__class__(**{**vars(held.checkpoint), "preprocessing": larger(held)})
     source = Online(held, ["conv2"], PROTOCOLS["generic"])
     order, train = np.array([6, 0, 3]), folder.open("train")
-    ((at, labels, x),) = source.train(order, 8, 11, "")
+    ((at, labels, x),) = source.train(order, 8, 11, "", Unkept())
     assert (at.tolist(), labels.tolist()) == (order.tolist(), folder.open("train").labels[order].tolist())
     crop = pooled(held, RandomCrop(40, 32, True), train, order, "conv2", seed=11)
     assert torch.equal(x["conv2"], crop)
-    ((_, _, other),) = source.train(order, 8, 12, "")
+    ((_, _, other),) = source.train(order, 8, 12, "", Unkept())
     assert not torch.equal(other["conv2"], crop)
-    _, plain = gather(source.plain(order, 8))
+    _, plain = gather(source.plain(order, 8, Unkept()))
     assert torch.equal(plain["conv2"][:, 0], pooled(held, Centre(40, 32), train, order, "conv2"))
-    labels, x = gather(source.test(3, crops=1))
+    labels, x = gather(source.test(3, 1, Unkept()))
     assert labels.tolist() == [0, 0, 1, 1]
     ids = np.arange(4)
     torch.testing.assert_close(x["conv2"][:, 0], pooled(held, Centre(40, 32), folder.open("val"), ids, "conv2"))
@@ -167,7 +171,7 @@ def larger(held):
 def test_ten_crops_are_ten_rows_of_each_image(folder, tmp_path):
     held = bench(tmp_path / "cache", folder)
     held.checkpoint = held.checkpoint.__class__(**{**vars(held.checkpoint), "preprocessing": larger(held)})
-    _, x = gather(Online(held, ["conv1"], PROTOCOLS["generic"]).test(20, crops=10))
+    _, x = gather(Online(held, ["conv1"], PROTOCOLS["generic"]).test(20, 10, Unkept()))
     assert x["conv1"].shape == (4, 10, 32 * 16 * 16)
     view = TenCrop(40, 32)
     for image in range(4):
@@ -179,9 +183,35 @@ def test_workers_and_company_change_no_bit(folder, tmp_path):
     order = np.array([1, 7, 2, 4, 0])
     alone = Online(bench(tmp_path / "cache", folder, workers=0), ["conv3"], PROTOCOLS["generic"])
     among = Online(bench(tmp_path / "cache", folder, workers=2), ["conv1", "conv3", "conv5"], PROTOCOLS["generic"])
-    for first, second in zip(alone.train(order, 2, 5, ""), among.train(order, 2, 5, ""), strict=True):
+    batches = [source.train(order, 2, 5, "", Unkept()) for source in (alone, among)]
+    for first, second in zip(*batches, strict=True):
         assert torch.equal(first[0], second[0])
         assert torch.equal(first[2]["conv3"], second[2]["conv3"])
+
+
+@pytest.mark.parametrize("kind", ["cached", "online"])
+def test_batches_are_steps_of_the_state(tables, folder, tmp_path, kind):
+    if kind == "cached":
+        source, few = Cached(bench(tmp_path / "cache", Toy()), "thin"), 13
+    else:
+        source, few = Online(bench(tmp_path / "cache", folder), ["conv1"], PROTOCOLS["generic"]), 3
+    ids = np.random.default_rng(0).permutation(len(source.labels))
+    streams = {
+        "training": lambda state: source.train(ids, few, 5, "training", state),
+        PLAIN: lambda state: source.plain(ids, few, state),
+        TEST: lambda state: source.test(few, 1, state),
+    }
+    for name, stream in streams.items():
+        whole = list(stream(Unkept()))
+        place = tmp_path / name
+        begun = stream(State(place, every=0.0))
+        assert [len(next(begun)) for _ in range(2)] == [len(whole[0])] * 2
+        rest = list(stream(State(place, every=0.0)))  # the second was not finished
+        assert len(rest) == len(whole) - 1
+        assert all(torch.equal(a[-2], b[-2]) for a, b in zip(rest, whole[1:]))  # labels
+        (layer,) = source.dims
+        assert all(torch.equal(a[-1][layer], b[-1][layer]) for a, b in zip(rest, whole[1:]))
+        assert list(stream(State(place, every=0.0))) == []
 
 
 def test_features_are_taken_whole_where_they_are_small():

@@ -15,7 +15,7 @@ from torch import nn
 
 from results.errors import UserError
 from zoo.signals import signals
-from zoo.state import KEPT, State, give, held, remove, states
+from zoo.state import KEPT, RARELY, WORTH, State, give, held, remove, states
 
 
 class Kill(Exception):
@@ -167,6 +167,46 @@ def test_one_loop_has_one_name(tmp_path):
     assert list(state.steps("training", 2)) == [0, 1]
     with pytest.raises(ValueError, match="a second loop training"):
         list(state.steps("training", 2))
+
+
+def test_work_done_once_has_loops_and_parts_of_its_own(tmp_path):
+    """They are gone on with while it is not done, and forgotten with it."""
+
+    def chosen(state, stop=None):
+        found = state.part("found", [])
+        for number in state.steps("steps", 4):
+            if number == stop:
+                raise Kill
+            found.append(number)
+        return sum(found)
+
+    state = State(tmp_path, every=0)
+    with pytest.raises(Kill):
+        state.once("choice", lambda: chosen(state, stop=2))
+    again = State(tmp_path, every=0)
+    assert again.once("choice", lambda: chosen(again, stop=1)) == 6  # steps 0 and 1 are not done again
+    assert again.part("found", ["other"]) == ["other"]
+    assert list(again.steps("steps", 2)) == [0, 1]
+    last = State(tmp_path, every=0)
+    assert last.once("choice", lambda: pytest.fail("done again")) == 6
+    assert set(last.root.saved) == {"found"}
+    assert last.root.inner == {}
+
+
+def test_what_is_dear_to_save_is_saved_rarely(tmp_path, monkeypatch):
+    now, took = [0.0], 3.0
+    monkeypatch.setattr("zoo.state.time.monotonic", lambda: now[0])
+    state, save = State(tmp_path), torch.save
+
+    def slow(*given):
+        now[0] += took
+        save(*given)
+
+    monkeypatch.setattr("zoo.state.torch.save", slow)
+    for name, seconds, saved in (("a", WORTH, 1), ("b", 0.99 * RARELY * took, 1), ("c", 0.01 * RARELY * took, 2)):
+        now[0] += seconds
+        assert list(state.steps(name, 1)) == [0]
+        assert state.number == saved
 
 
 def test_a_loop_that_is_forgotten_starts_again(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +27,8 @@ from zoo.datasets.images import ArrayImages, Images
 from zoo.environment import environment
 from zoo.options import TaskOptions
 from zoo.run import Outcome, Task, failure_noted, now, settings_of, shown_path
+from zoo.state import State
+from zoo.unfinished import Unfinished
 from zoo.views import Centre, CentreCrop, View
 
 
@@ -42,6 +46,8 @@ class Evaluation:
     limit: int | None = None
     quiet: bool = False
     cache: Path = ROOT / "cache"
+    directory: Path | None = None  # of the run's states; None: it keeps none
+    save_every: float = 10.0  # minutes
 
     def open(self, split: str) -> Images:
         """The images of a split (or `merged`), all or as many as --limit says."""
@@ -63,12 +69,36 @@ class Evaluation:
         return Centre(wanted.resize, wanted.size)
 
     def batches(
-        self, images: Images, order: np.ndarray, view: View, batch: int, what: str, seed: int = 0
+        self,
+        images: Images,
+        order: np.ndarray,
+        view: View,
+        batch: int,
+        what: str,
+        seed: int = 0,
+        state: State | None = None,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """(ids, pixels) of the images in `order`, with a progress bar."""
-        stream = images.batches(order, batch, view, seed, device=self.device, workers=self.workers)
-        total = -(-len(order) // batch)
-        return iter(tqdm(stream, desc=what, total=total, disable=True if self.quiet else None, leave=False))
+        """(ids, pixels) of the images in `order`, with a progress bar.
+
+        Batches are the steps `what` of the state, if there is one: a run that is continued gets those that are left.
+        """
+        first, total = state.done(what) if state else 0, -(-len(order) // batch)
+        stream = images.batches(order, batch, view, seed, self.device, self.workers, first)
+        steps = zip(state.steps(what, total) if state else range(total), stream)
+        hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
+        for _, found in tqdm(steps, desc=what, initial=first, total=total, disable=hidden, leave=False):
+            yield found
+
+    def state(self, name: str) -> State:
+        """What the work `name` of this run continues from; work that runs beside it in a thread has another."""
+        if self.directory is None:
+            return Unkept()
+        return State(self.directory / name, self.save_every, self.device)
+
+    def partial(self, path: Path) -> Path:
+        """Where this run makes the file `path`: beside it, hidden, found again by the run that continues."""
+        run = self.directory.name if self.directory else "unkept"
+        return path.with_name(f".{path.stem}.{run}{path.suffix}")
 
     @torch.inference_mode()
     def maps(self, pixels: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
@@ -87,47 +117,106 @@ class Evaluation:
         return digest.hexdigest()
 
 
+class Unkept(State):
+    """The state of a run that keeps none."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))  # no folder: nothing is found in it
+
+    def save(self) -> None:
+        """Nothing is saved."""
+
+
+@dataclass
+class Plan:
+    """What a command does for one seed: parts, their keys, the records that there are of them, the run of the rest."""
+
+    keys: dict[Task, str]
+    found: dict[Task, Record]
+    run: Unfinished
+
+    @property
+    def wanted(self) -> dict[str, Task]:
+        """The parts that are not recorded, by key."""
+        return {key: part for part, key in self.keys.items() if part not in self.found}
+
+    def describe(self, force: bool) -> str:
+        """A line for each part: recorded, or what will be done."""
+        will = "will continue" if not force and self.run.continues(self.wanted) else "will run"
+        verbs = {part: "recorded" if part in self.found else will for part in self.keys}
+        return "\n".join(f"{self.keys[part]}  {describe_part(part)}  {verb}" for part, verb in verbs.items())
+
+
 def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> None:
     """Run the task's parts for each seed; record what is new, print all."""
     checkpoint = resolve(options.checkpoint, options.runs_dir)
     dataset.preflight()
-    seeds = tuple(dict.fromkeys(options.seeds))
-    parts = [part for seed in seeds for part in replace(task, seed=seed).parts(checkpoint, dataset)]
     limit = options.limit or checkpoint.limit
     sha256, fingerprint = checkpoint.sha256, dataset.fingerprint()
-    keys = {p: cell_key(p.name, p.version, settings_of(p), sha256, fingerprint, limit) for p in parts}
-    known = {} if options.force or limit else {p: options.records.find(p.name, keys[p]) for p in parts}
-    missing = [part for part in parts if known.get(part) is None]
+    plans = []
+    for seed in dict.fromkeys(options.seeds):
+        parts = replace(task, seed=seed).parts(checkpoint, dataset)
+        keys = {p: cell_key(p.name, p.version, settings_of(p), sha256, fingerprint, limit) for p in parts}
+        plans.append(make_plan(keys, options, limit))
     if options.dry_run:
-        for part in parts:
-            print(f"{keys[part]}  {describe_part(part)}  {'will run' if part in missing else 'recorded'}")
+        print("\n".join(plan.describe(options.force) for plan in plans))
         return
-    found = {part: record for part, record in known.items() if record is not None}
-    for seed in seeds:
-        wanted = [part for part in missing if part.seed == seed]
-        if wanted:
-            with failure_noted(*(options.runs_dir / keys[part] for part in parts if part.seed == seed)):
-                bench = open_bench(checkpoint, sha256, dataset, options, task.precision)
-                for record in run_parts(wanted, bench, line, keys):
-                    found[next(part for part in wanted if keys[part] == record.key)] = record
-                    if not limit:
-                        options.records.write(record)
-    show([found[part] for part in parts], options, limit)
-    if len(missing) < len(parts):
-        print(f"{len(parts) - len(missing)} of {len(parts)} recorded before; --force runs them again")
+    recorded = sum(len(plan.found) for plan in plans)
+    for plan in plans:
+        if plan.wanted:
+            with failure_noted(*(options.runs_dir / key for key in plan.keys.values())):
+                bench = open_bench(checkpoint, sha256, dataset, options, task.precision, plan.run.directory)
+                perform(plan, bench, options, line, limit)
+        else:
+            plan.run.end()  # what a kill at its very end left
+    records = [plan.found[part] for plan in plans for part in plan.keys]
+    show(records, options, limit)
+    if recorded:
+        print(f"{recorded} of {len(records)} recorded before; --force runs them again")
+
+
+def make_plan(keys: dict[Task, str], options: TaskOptions, limit: int | None) -> Plan:
+    """The plan for one seed's parts. What a run that was stopped has still to record is not recorded, but replaced."""
+    run = Unfinished(options.runs_dir, list(keys.values()))
+    pending = run.pending()
+    asked = [] if options.force or limit else [part for part in keys if keys[part] not in pending]
+    found = {part: options.records.find(part.name, keys[part]) for part in asked}
+    return Plan(keys, {part: record for part, record in found.items() if record is not None}, run)
+
+
+def perform(plan: Plan, bench: Evaluation, options: TaskOptions, line: str, limit: int | None) -> None:
+    """Run what the plan wants, or continue it: its records are found then and, without a limit, written."""
+    wanted = plan.wanted
+    if plan.run.continues(wanted) and not (options.force or options.quiet):
+        print("continuing where this was stopped", file=sys.stderr)
+    with plan.run.begun(wanted, afresh=options.force):
+        for record in run_parts(list(wanted.values()), bench, line, plan.keys):
+            plan.found[wanted[record.key]] = record
+            if not limit:
+                options.records.write(record)
+                plan.run.recorded(record.key)
 
 
 def open_bench(
-    checkpoint: Checkpoint, sha256: str, dataset: Dataset, options: TaskOptions, precision: str
+    checkpoint: Checkpoint, sha256: str, dataset: Dataset, options: TaskOptions, precision: str, directory: Path
 ) -> Evaluation:
-    """The evaluation's context, after checking that its records can be written."""
+    """The evaluation's context, after checking that its records can be written; `directory` is for its states."""
     if not (options.limit or checkpoint.limit):
         options.records.check_writable()
     device = devices.pick(options.device)
-    backbone = checkpoint.build_backbone().to(device).to(memory_format=torch.channels_last)
-    cache = options.cache or ROOT / "cache"
     return Evaluation(
-        checkpoint, sha256, dataset, backbone, device, precision, options.workers, options.limit, options.quiet, cache
+        checkpoint,
+        sha256,
+        dataset,
+        checkpoint.build_backbone().to(device).to(memory_format=torch.channels_last),
+        device,
+        precision,
+        workers=options.workers,
+        limit=options.limit,
+        quiet=options.quiet,
+        cache=options.cache or ROOT / "cache",
+        directory=directory,
+        save_every=options.save_every,
     )
 
 
