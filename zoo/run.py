@@ -190,6 +190,10 @@ def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
 
 def perform(settings: Method | Task, options: Any, words: Sequence[str]) -> None:
     """Do what the settings and options say, `words` being the command line."""
+    if isinstance(settings, Task) and processes.count() > 1:
+        raise UserError(
+            f"{settings.name} runs in one process so far", fix=shlex.join(["python", "-m", settings.name, *words])
+        )
     dataset = find(options.dataset, options.data_dir)
     if options.exclude is not None:
         exclude(dataset, options.exclude)
