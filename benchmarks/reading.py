@@ -6,6 +6,9 @@ Both make the training view of DeepCluster (a random resized crop of 224 px, mir
 generated folder of JPEGs of 256–500 px a side, on one thread. Then AlexNet with Sobel takes training steps on ready
 tensors with all threads: a core's time for reading an image, over its time for reading and learning it, is the share
 that reading costs where the same cores do both.
+
+Times are the processor's, not the clock's, and the two ways of reading take turns: other work on the machine slows
+both, by its use of caches and memory, but does not count as theirs.
 """
 
 from __future__ import annotations
@@ -42,39 +45,46 @@ def write_photographs(folder: Path, count: int) -> None:
         Image.fromarray(pixels[:height, :width]).save(folder / f"{number:04}.jpg", quality=90)
 
 
-def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """The shortest of a few runs, after one that warms up."""
+def seconds(*works: Callable[[], object], repeats: int = 5) -> list[float]:
+    """Core seconds of each work: the shortest of a few runs by turns, after one that warms up."""
+    times = [[core_seconds(work) for work in works] for _ in range(1 + repeats)]
+    return [min(runs) for runs in zip(*times[1:])]
+
+
+def core_seconds(work: Callable[[], object]) -> float:
+    """Processor time of one run, of all its threads together."""
+    start = time.process_time()
     work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return time.process_time() - start
 
 
-def plain(folder: Path) -> float:
-    """Seconds an image of torchvision's transforms on Pillow images."""
+def plain(folder: Path) -> Callable[[], None]:
+    """Reads the folder by torchvision's transforms on Pillow images."""
     view = transforms.Compose(
         [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
     )
     paths = sorted(folder.glob("*.jpg"))
 
-    def read() -> list[torch.Tensor]:
-        return [view(Image.open(path).convert("RGB")) for path in paths]
+    def read() -> None:
+        for path in paths:
+            view(Image.open(path).convert("RGB"))
 
-    return seconds(read) / len(paths)
+    return read
 
 
-def ours(folder: Path) -> float:
-    """Seconds an image of the suite's batches, read by the thread that asks for them."""
+def ours(folder: Path) -> Callable[[], None]:
+    """Reads it as the suite's batches, in the thread that asks for them."""
     images = Folder(folder).read("train")
-    order = np.arange(len(images))
-    return seconds(lambda: list(images.batches(order, BATCH, ResizedCrop(SIZE), seed=0))) / len(images)
+
+    def read() -> None:
+        for _ in images.batches(np.arange(len(images)), BATCH, ResizedCrop(SIZE), seed=0):
+            pass
+
+    return read
 
 
 def learning() -> float:
-    """Core seconds an image of AlexNet's training steps on ready tensors, with all cores."""
+    """Core seconds an image of AlexNet's training steps on ready tensors."""
     model = build("alexnet", sobel=True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9)
     x = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
@@ -86,7 +96,7 @@ def learning() -> float:
         F.cross_entropy(head(torch.relu(model.embed(x))), target).backward()
         optimizer.step()
 
-    return seconds(step) / BATCH * torch.get_num_threads()
+    return seconds(step)[0] / BATCH
 
 
 def main() -> None:
@@ -95,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         write_photographs(Path(place), COUNT)
         torch.set_num_threads(1)
-        before, now = plain(Path(place)), ours(Path(place))
+        before, now = (total / COUNT for total in seconds(plain(Path(place)), ours(Path(place))))
     torch.set_num_threads(os.cpu_count() or 1)
     step = learning()
     head = ("JPEGs", "Pillow, images/s a core", "ours, images/s a core", "ratio", "AlexNet steps, images/s a core")

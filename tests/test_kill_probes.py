@@ -15,7 +15,7 @@ from trainings import Tiny, files, start
 from results.files import TEMPORARY
 from results.store import Store
 
-SLOW = ("sklearn.datasets", "faiss")  # else imported by every process again
+SLOW = ("sklearn.datasets", "faiss", "torch.fx.experimental.symbolic_shapes")  # else imported by every process again
 BATCH = 16
 SAVED = ("--checkpoint", "random-small_vgg@0", "--save-every", "0.00005")  # minutes: a state every few steps
 TASKS = {
@@ -113,7 +113,10 @@ def images(tmp_path_factory):
     from zoo.datasets.folder import Folder
 
     folder = Folder(photographs(tmp_path_factory.mktemp("photographs"), train=18, val=4, side=40))
-    return {task: folder if task == "online" else Few() for task in TASKS}
+    few = Few()
+    few.preflight()
+    few.fingerprint()  # read here: processes are given what it holds
+    return {task: folder if task == "online" else few for task in TASKS}
 
 
 @pytest.fixture(scope="module")
@@ -203,9 +206,9 @@ def test_a_damaged_state_is_passed_over(task, tmp_path, images, whole):
     assert same(tmp_path, whole(task))
 
 
-def test_other_layers_do_not_meet(tmp_path, whole):
+def test_other_layers_do_not_meet(tmp_path, images, whole):
     """Nor do a pass over all layers and one over some of them."""
-    few = dict(dataset=Few())
+    few = dict(dataset=images["small"])
     for layer in ("all", "conv2", "conv4"):
         assert ended("small", tmp_path, ("--layer", layer), "probes.linear.report", **few) == -signal.SIGKILL
     assert ended("small", tmp_path, ("--layer", "conv2"), **few) == 0

@@ -55,6 +55,32 @@ def test_the_grid_at_no_degrees_is_pillows_crop_and_resize(side, place):
         assert (seen - pil_to_tensor(cut)).abs().max() <= 1
 
 
+@pytest.mark.parametrize("sides", [(200, 150), (13, 16), (40, 30), (9, 33)])
+def test_the_fast_resize_takes_and_leaves_channels_innermost(sides):
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)).movedim(-1, 0)
+    seen = warp.resize_fast(image, 40, 30)
+    assert seen.movedim(0, -1).is_contiguous()
+    pillows = pil_to_tensor(Image.fromarray(image.movedim(0, -1).numpy()).resize((30, 40), BILINEAR))
+    assert (seen.int() - pillows.int()).abs().max() <= 1
+    assert torch.equal(seen, warp.resize_fast(image.contiguous(), 40, 30))
+
+
+@pytest.mark.parametrize("pixels", ["white", "chequered", "noise"])
+def test_float32_adds_up_the_integer_weights_exactly(pixels):
+    """Down to a thirteenth, and up to the brightest pixels."""
+    rng, side = np.random.default_rng(1), 13 * 17
+    values = {
+        "white": np.full((2, 1, side, side), 255),
+        "chequered": np.indices((2, 1, side, side)).sum(0) % 2 * 255,
+        "noise": rng.integers(0, 256, (2, 1, side, side)),
+    }[pixels]
+    for size in (17, 18, 23, 100, 300):
+        seen = warp.resize(torch.from_numpy(values.astype(np.uint8)), size, size)
+        for before, after in zip(values, seen):
+            exact = Image.fromarray(before[0].astype(np.uint8)).resize((size, size), BILINEAR)
+            assert torch.equal(after, pil_to_tensor(exact))
+
+
 def test_what_is_outside_a_box_does_not_bleed_into_it():
     pixels = torch.zeros(1, 1, 20, 20, dtype=torch.uint8)
     pixels[..., 4:16, 6:18] = 200

@@ -4,44 +4,26 @@
 uint8 or float32 0..255 (B, …, C, h, w) for uint8 (B, C, H, W). All that is random is drawn from the generator
 given, on the CPU. For the same draws both give the same pixels (zoo/warp.py says how exactly), but for the two
 views that photographs are trained with: their images are resized by torch, four times as fast as by Pillow and
-one grey level away from it in a few hundredths of the values.
+one grey level away from it in a few hundredths of the values. (Files on a GPU: see zoo/pieces.py.)
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Generator, Tensor
 
 from results.errors import UserError
 from zoo.jitter import jitter as jitter_colours
-from zoo.warp import crops, flip, resize, resize_crops, resize_fast, rotate_crops
+from zoo.warp import crops, flip, resize, resize_crops, rotate_crops
+from zoo.windows import BILINEAR, Box, OneWindow, TrainingWindow, View, Window, to_tensor
 
-BILINEAR = Image.Resampling.BILINEAR
 SPARE = 2  # what a reduced decoding leaves over, as Pillow's thumbnails do: resizing then hides how it was reduced
 ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
-
-
-class View(ABC):
-    """How images become the pixels that a network sees."""
-
-    @abstractmethod
-    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
-        """uint8 (B, C, H, W) to uint8 or float32 0..255 (B, …, C, h, w), on the same device."""
-
-    def reduction(self, height: int, width: int, draws: Generator) -> int:
-        """By how much (1, 2, 4 or 8) a decoder may shrink an image of this size whose view takes these draws."""
-        return 1
-
-    def image(self, image: Image.Image, generator: Generator) -> Tensor:
-        """One image, to uint8 (…, C, h, w)."""
-        seen = self.tensors(to_tensor(image)[None], generator)[0]
-        return seen if seen.dtype == torch.uint8 else seen.round().to(torch.uint8)
 
 
 class ShorterSide(View):
@@ -65,11 +47,8 @@ class ShorterSide(View):
 
     def image(self, image: Image.Image, generator: Generator) -> Tensor:
         """See View.image."""
-        return self.cut(self.shrink(image, *self._sides(image.height, image.width))[None], generator)[0]
-
-    def shrink(self, image: Image.Image, height: int, width: int) -> Tensor:
-        """The image at its new size, uint8 (C, height, width): as Pillow makes it."""
-        return to_tensor(image.resize((width, height), BILINEAR))
+        height, width = self._sides(image.height, image.width)
+        return self.cut(to_tensor(image.resize((width, height), BILINEAR))[None], generator)[0]
 
     def _sides(self, height: int, width: int) -> tuple[int, int]:
         shorter = min(height, width)
@@ -77,7 +56,7 @@ class ShorterSide(View):
 
 
 @dataclass(frozen=True)
-class Centre(ShorterSide):
+class Centre(OneWindow, ShorterSide):
     """Resize the shorter side, then the centre: DeepCluster's clustering pass and its evaluation."""
 
     resize: int
@@ -87,9 +66,14 @@ class Centre(ShorterSide):
         """The central square."""
         return centre(pixels, self.size)
 
+    def window(self, height: int, width: int, generator: Generator) -> Window:
+        """See OneWindow.window."""
+        full = self._sides(height, width)
+        return Window((0, 0, height, width), full, middle(full, self.size))
+
 
 @dataclass(frozen=True)
-class RandomCrop(ShorterSide):
+class RandomCrop(TrainingWindow, ShorterSide):
     """Resize, the central square, a random crop of it, mirrored half the time: deepcluster.md 2.1."""
 
     resize: int
@@ -100,15 +84,21 @@ class RandomCrop(ShorterSide):
         """See View.reduction."""
         return halvings(min(height, width), self.resize)
 
-    def shrink(self, image: Image.Image, height: int, width: int) -> Tensor:
-        """See ShorterSide.shrink: as torch makes it."""
-        return resize_fast(to_tensor(image), height, width)
-
     def cut(self, pixels: Tensor, generator: Generator) -> Tensor:
         """A square of each image, drawn for each."""
-        top, left = torch.randint(self.resize - self.size + 1, (2, len(pixels)), generator=generator)
-        cut = crops(centre(pixels, self.resize), top, left, self.size)
-        return flip(cut, draw_flips(len(pixels), generator)) if self.flip else cut
+        top, left = self._corners(len(pixels), generator)
+        seen = crops(centre(pixels, self.resize), top, left, self.size)
+        return flip(seen, draw_flips(len(pixels), generator)) if self.flip else seen
+
+    def window(self, height: int, width: int, generator: Generator) -> Window:
+        """See OneWindow.window."""
+        full = self._sides(height, width)
+        (top, left), (down, right) = middle(full, self.resize), self._corners(1, generator)[:, 0].tolist()
+        mirrored = self.flip and bool(draw_flips(1, generator))
+        return Window((0, 0, height, width), full, (top + down, left + right), mirrored)
+
+    def _corners(self, count: int, generator: Generator) -> Tensor:
+        return torch.randint(self.resize - self.size + 1, (2, count), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class TenCrop(ShorterSide):
 
 
 @dataclass(frozen=True)
-class ResizedCrop(View):
+class ResizedCrop(TrainingWindow):
     """torchvision's RandomResizedCrop, mirrored half the time: DeepCluster's training view."""
 
     size: int
@@ -144,12 +134,11 @@ class ResizedCrop(View):
         seen = resize_crops(pixels, boxes, self.size)
         return flip(seen, draw_flips(len(pixels), generator)) if self.flip else seen
 
-    def image(self, image: Image.Image, generator: Generator) -> Tensor:
-        """See View.image."""
-        top, left, height, width = self.boxes(1, image.height, image.width, generator)[0].tolist()
-        box = to_tensor(image.crop((left, top, left + width, top + height)))
-        cut = resize_fast(box, self.size, self.size)
-        return cut.flip(-1) if self.flip and draw_flips(1, generator) else cut
+    def window(self, height: int, width: int, generator: Generator) -> Window:
+        """See OneWindow.window."""
+        top, left, tall, wide = self.boxes(1, height, width, generator)[0].tolist()
+        mirrored = self.flip and bool(draw_flips(1, generator))
+        return Window((top, left, tall, wide), (self.size, self.size), mirrored=mirrored)
 
     def reduction(self, height: int, width: int, draws: Generator) -> int:
         """See View.reduction."""
@@ -159,23 +148,22 @@ class ResizedCrop(View):
 
     def boxes(self, count: int, height: int, width: int, generator: Generator) -> Tensor:
         """(count, 4) long: top, left, height, width; the first of ten draws that fits, or the central one."""
-        share = uniform((count, ATTEMPTS), *self.area, generator) * height * width
-        low, high = self.ratio
-        ratio = uniform((count, ATTEMPTS), math.log(low), math.log(high), generator).exp()
-        wide = (share * ratio).sqrt().round()
-        tall = (share / ratio).sqrt().round()
-        fits = (wide > 0) & (wide <= width) & (tall > 0) & (tall <= height)
-        first = fits.long().argmax(1, keepdim=True)  # argmax gives the first of equals
-        box = torch.cat([tall.gather(1, first), wide.gather(1, first)], 1)
-        spare = torch.tensor([height, width]) - box
-        position = (uniform((count, 2), 0, 1, generator) * (spare + 1)).floor()
-        largest = self._largest(height, width)
-        return torch.where(fits.any(1, keepdim=True), torch.cat([position, box], 1), largest).long()
+        share = uniform((count, ATTEMPTS), *self.area, generator)
+        low, high = map(math.log, self.ratio)
+        ratio = uniform((count, ATTEMPTS), low, high, generator).exp()
+        place = uniform((count, 2), 0, 1, generator)
+        drawn = zip(share.tolist(), ratio.tolist(), place.tolist())  # floats: files draw for one image at a time
+        return torch.tensor([self._box(*numbers, height, width) for numbers in drawn])
 
-    def _largest(self, height: int, width: int) -> Tensor:
+    def _box(self, shares: list[float], ratios: list[float], place: list[float], height: int, width: int) -> Box:
+        for share, ratio in zip(shares, ratios):
+            area = share * height * width
+            wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < wide <= width and 0 < tall <= height:
+                return int(place[0] * (height - tall + 1)), int(place[1] * (width - wide + 1)), tall, wide
         tall = min(height, round(width / self.ratio[0]))
         wide = min(width, round(height * self.ratio[1]))
-        return torch.tensor([(height - tall) // 2, (width - wide) // 2, tall, wide], dtype=torch.float64)
+        return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 
 @dataclass(frozen=True)
@@ -228,7 +216,7 @@ class CentreCrop(View):
 
 
 @dataclass(frozen=True)
-class Stretch(View):
+class Stretch(OneWindow):
     """The whole image at size x size, its aspect not kept (mmdc.md 1.9)."""
 
     size: int
@@ -237,20 +225,14 @@ class Stretch(View):
         """See View.tensors."""
         return resize(pixels, self.size, self.size)
 
-    def image(self, image: Image.Image, generator: Generator) -> Tensor:
-        """See View.image."""
-        return to_tensor(image.resize((self.size, self.size), BILINEAR))
+    def window(self, height: int, width: int, generator: Generator) -> Window:
+        """See OneWindow.window."""
+        return Window((0, 0, height, width), (self.size, self.size))
 
 
 def halvings(side: int, size: int) -> int:
     """The largest of 1, 2, 4 and 8 that leaves a side at least SPARE times the size it is resized to."""
     return max(factor for factor in (1, 2, 4, 8) if factor == 1 or side >= SPARE * size * factor)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """The image as uint8 (C, H, W); in memory its channels stay innermost, as decoders leave them."""
-    pixels = np.array(image)
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 
 def rotations(pixels: Tensor) -> Tensor:
@@ -260,9 +242,15 @@ def rotations(pixels: Tensor) -> Tensor:
     return torch.stack([torch.rot90(pixels, turn, (-2, -1)) for turn in range(4)], 1).flatten(0, 1)
 
 
+def middle(sides: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Top and left of the central square; half a pixel is rounded to even, as in torchvision's CenterCrop."""
+    top, left = (round((side - size) / 2) for side in sides)
+    return top, left
+
+
 def centre(pixels: Tensor, size: int) -> Tensor:
-    """The central square (…, size, size); half a pixel is rounded to even, as in torchvision's CenterCrop."""
-    top, left = (round((side - size) / 2) for side in pixels.shape[-2:])
+    """The central square (…, size, size)."""
+    top, left = middle(pixels.shape[-2:], size)
     return pixels[..., top : top + size, left : left + size]
 
 

@@ -1,11 +1,14 @@
 """Batched geometry: Pillow's bilinear resize to the bit, a box of its own for each image, rotation.
 
 Pillow resizes 8-bit images in two passes (rows, then columns) of integer weights, rounding in between. The
-same integers are summed here as float64 matrix products, which are exact, so data sets in memory give the
-pixels that files decoded one by one give. (Where the height loses more than twice the pixels of the width,
-Pillow 13 takes the columns first; there the two differ by one level at most.)
+same integers are summed here as float32 matrix products, which are exact where a side shrinks 13 times at most, so
+data sets in memory and images on a GPU are given the pixels that files decoded one by one give. (Where the height
+loses more than twice the pixels of the width, Pillow 13 takes the columns first; there the two differ by one level
+at most.)
 
-Boxes are long tensors (B, 4): top, left, height, width.
+Boxes are long tensors (B, 4): top, left, height, width. How their sides are resized, `resample` is told by five
+numbers each (B, 5): which pixel of the side comes first, the side's length, what it is resized to, which pixel of
+that is shown first and the step to the next: -1 where it is mirrored.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BITS = 22  # Pillow's fixed point for 8-bit images (Resample.c: 32 - 8 - 2)
+HALF = BITS // 2
 
 
 def resize(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -33,32 +37,54 @@ def resize_crops(pixels: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def resize_fast(image: Tensor, height: int, width: int) -> Tensor:
-    """One uint8 image (C, H, W) at height x width by torch's kernel: antialiased, within a level of Pillow's."""
-    return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    """One uint8 image (C, H, W) at height x width by torch's kernel: antialiased, a level from Pillow's at most.
+
+    (Two levels in one of some millions of values.)
+    """
+    batch = image.movedim(0, -1)[None].movedim(-1, 1)  # after image[None] torch takes innermost channels for outermost
+    return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
 
 def _resample(pixels: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     top, left, tall, wide = boxes.unbind(1)
-    rows = _apply(pixels, _weights(left, wide, width, pixels.shape[-1]))
-    return _apply(rows.mT, _weights(top, tall, height, pixels.shape[-2])).mT.to(torch.uint8).contiguous()
+    return resample(pixels, _side(top, tall, height), _side(left, wide, width), height, width)
 
 
-def _weights(start: Tensor, length: Tensor, size: int, side: int) -> Tensor:
-    """Pillow's integer weights (B, size, side) that bring `length` pixels from `start` on to `size`."""
-    scale = length.double() / size
+def _side(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """A box's side that is resized to `size` pixels, all of them shown."""
+    return torch.stack([-start, length, *(torch.full_like(start, number) for number in (size, 0, 1))], 1)
+
+
+def resample(pixels: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """What is shown of each image, uint8 (B, C, height, width)."""
+    across = _apply(pixels, _weights(columns, width, pixels.shape[-1]))
+    return _apply(across.mT, _weights(rows, height, pixels.shape[-2])).mT.to(torch.uint8).contiguous()
+
+
+def _weights(side: Tensor, size: int, count: int) -> Tensor:
+    """Pillow's integer weights (B, size, count), float64, that make `size` pixels shown of `count` that are there."""
+    first, length, full, start, step = side.unbind(1)
+    scale = length.double() / full
     support = scale.clamp(min=1)[:, None, None]  # shrinking widens the filter: antialiasing
-    centre = (torch.arange(size, device=start.device) + 0.5) * scale[:, None]
-    pixel = torch.arange(side, device=start.device) - start[:, None]
+    shown = start[:, None] + step[:, None] * torch.arange(size, device=side.device)
+    centre = (shown + 0.5) * scale[:, None]
+    pixel = first[:, None] + torch.arange(count, device=side.device)
     weight = (1 - ((pixel[:, None] - centre[:, :, None] + 0.5) / support).abs()).clamp(min=0)
     weight *= ((pixel >= 0) & (pixel < length[:, None]))[:, None]  # pixels outside the box do not bleed in
     return (weight / weight.sum(-1, keepdim=True) * 2**BITS + 0.5).floor()
 
 
 def _apply(pixels: Tensor, weight: Tensor) -> Tensor:
-    """One pass along the last axis, rounded to whole grey levels in float64 (B, C, H, size)."""
-    flat = pixels.to(torch.float64).flatten(1, 2)  # one matrix product per image, or one in all
-    levels = flat @ (weight[0] if len(weight) == 1 else weight).mT
-    levels.add_(2 ** (BITS - 1)).mul_(2.0**-BITS).floor_()  # exact; weights add up to one, so never above 255
+    """One pass along the last axis, rounded to whole grey levels in float32 (B, C, H, size).
+
+    float32 holds integers up to 2^24 and the sums are of up to 2^30, so weights are applied in halves.
+    """
+    flat = pixels.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2)
+    high = (weight * 2.0**-HALF).floor()
+    # one matrix product per image, or one in all
+    upper, lower = (flat @ (part[0] if len(part) == 1 else part).float().mT for part in (high, weight - high * 2**HALF))
+    carried = lower.add_(2 ** (BITS - 1)).mul_(2.0**-HALF).floor_()
+    levels = upper.add_(carried).mul_(2.0 ** (HALF - BITS)).floor_()  # weights add up to one, so never above 255
     return levels.unflatten(1, pixels.shape[1:3])
 
 

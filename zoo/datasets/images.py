@@ -20,6 +20,7 @@ from torch import Tensor
 
 from results.errors import UserError
 from zoo.datasets.decoding import Place, read_rgb
+from zoo.pieces import join, on
 from zoo.seeds import generator
 from zoo.views import Stretch, View
 
@@ -175,20 +176,22 @@ class FileImages(Images):
         first: int = 0,
         part: Callable[[int], slice] = slice,
     ) -> Iterator[Batch]:
-        """See Images.batches: one view call per image, in `workers` threads beside the caller's."""
+        """See Images.batches: one view call per image, in `workers` threads beside the caller's.
+
+        On a GPU the resizing is left to it, where the view can be: see zoo/pieces.py.
+        """
+        device = torch.device(device)
+        shown = on(device, view)
         parts = [range(start, start + size)[part(size)] for start, size in stretches(len(order), batch, first)]
         positions = chain.from_iterable(parts)
         most = 2 * max(map(len, parts), default=0)
-        seen = ahead(lambda at: self.see(order[at], view, generator(seed, at)), positions, workers, most)
-        pinned = torch.device(device).type == "cuda"
+        seen = ahead(lambda at: self.see(order[at], shown, generator(seed, at)), positions, workers, most)
         for wanted in parts:
             ids = order[wanted.start : wanted.stop]
-            # channels innermost, as decoders leave them and convolutions want them: nothing is transposed
-            pixels = torch.stack([one.movedim(-3, -1) for one in islice(seen, len(ids))]).movedim(-1, -3)
-            yield ids, (pixels.pin_memory() if pinned else pixels).to(device, non_blocking=True)
+            yield ids, join(list(islice(seen, len(ids))), device)
 
     def see(self, number: int, view: View, draws: torch.Generator) -> Tensor:
-        """One image through a view. UserError naming the file if it cannot be."""
+        """One image through a view, as the view gives it. UserError naming the file if it cannot be."""
         place, again = self.place(number), draws.clone_state()
         try:
             image = read_rgb(place, lambda height, width: view.reduction(height, width, again))
