@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from results.errors import UserError
 from zoo import processes
+from zoo.allocator import borrowed_memory
 from zoo.backbones import Backbone, find
 from zoo.clustering.heads import CentroidHead, LinearHead, match_head
 from zoo.clustering.partition import CLUSTERINGS, Partition
@@ -137,10 +138,11 @@ class DeepCluster(Method):
 
     def partition(self, descriptors: np.ndarray, run: Training, epoch: int) -> dict[str, dict[str, Any]]:
         """PCA-whiten the descriptors (N, D), normalise each to length 1, and cluster them."""
-        whitening = fit_whitening(descriptors, self.pca)
-        points = l2_normalise_(whitening(descriptors))
         by = CLUSTERINGS[self.clustering]
-        partition = by(points, self.k, self.iterations, run.seed("k-means", epoch), run.device)
+        with borrowed_memory():
+            whitening = fit_whitening(descriptors, self.pca)
+            points = l2_normalise_(whitening(descriptors))
+            partition = by(points, self.k, self.iterations, run.seed("k-means", epoch), run.device)
         return {"whitening": vars(whitening), "partition": vars(partition)}
 
     def build_head(self, model: Backbone, clusters: dict[str, Any], last: dict[str, Any], seed: int) -> nn.Module:

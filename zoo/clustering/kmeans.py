@@ -20,7 +20,7 @@ from zoo.clustering.whitening import Rows
 
 PERTURBATION = 1 / 1024  # faiss's: exact in float32
 SPLIT_ROUNDS = 10  # of the final assignment, before points are moved by hand
-BLOCK = 16384  # rows turned to float64 at once
+BLOCK, PANEL = 16384, 64  # rows and columns turned to float64 at once: 8 MB
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,11 @@ def means(x: np.ndarray, assignment: np.ndarray, k: int) -> tuple[np.ndarray, np
     """
     sums = np.zeros((k, x.shape[1]))
     for i in range(0, len(x), BLOCK):
-        block, rows = x[i : i + BLOCK], assignment[i : i + BLOCK]
+        rows = assignment[i : i + BLOCK]
         pointers = np.arange(len(rows) + 1)
-        sums += scipy.sparse.csc_array((np.ones(len(rows)), rows, pointers), shape=(k, len(rows))) @ block
+        one_hot = scipy.sparse.csc_array((np.ones(len(rows)), rows, pointers), shape=(k, len(rows)))
+        for j in range(0, x.shape[1], PANEL):
+            sums[:, j : j + PANEL] += one_hot @ x[i : i + BLOCK, j : j + PANEL]
     sums, sizes = processes.summed(sums), count_sizes(assignment, k)
     return (sums / np.maximum(sizes, 1)[:, None]).astype(np.float32), sizes
 

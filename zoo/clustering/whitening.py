@@ -11,7 +11,6 @@ The features are read once, block by block, into one (D, D) matrix; memory does 
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -59,7 +58,7 @@ class Covariance:
     def _add(self, block: torch.Tensor) -> None:
         if self.count == 0:
             self._begin(block)
-        block = (block - self.shift).to(self.shift)
+        block = self.shifted[: len(block)].copy_(block).sub_(self.shift)
         for i in range(0, block.shape[1], PANEL):
             self.moments[i : i + PANEL, i:] += block[:, i : i + PANEL].T @ block[:, i:]
         self.total += block.sum(0, dtype=torch.float64)
@@ -70,6 +69,7 @@ class Covariance:
         width = block.shape[1]
         products = self.products or (torch.float64 if width <= WIDEST_DOUBLE else torch.float32)
         self.shift = block.mean(0, dtype=torch.float64).to(products)
+        self.shifted = torch.empty(BLOCK, width, dtype=products, device=block.device)  # one for all blocks
         self.total = torch.zeros(width, dtype=torch.float64, device=block.device)
         self.moments = torch.zeros(width, width, dtype=torch.float64, device=block.device)
 
@@ -127,7 +127,7 @@ class Whitening:
         """The whitened rows, (N, d) float32, on the device of x; read in blocks."""
         device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
         mean, components = self.mean.to(device), self.components.to(device)
-        whitened = _pages(len(x), len(components)).to(device)
+        whitened = torch.empty(len(x), len(components), device=device)
         for start in range(0, len(x), BLOCK):
             block = _tensor(x[start : start + BLOCK]).float()
             whitened[start : start + BLOCK] = (block - mean) @ components.T
@@ -151,16 +151,6 @@ def l2_normalise_(x: torch.Tensor, epsilon: float = 1e-12) -> torch.Tensor:
 
 def _lengths(x: torch.Tensor, epsilon: float) -> torch.Tensor:
     return torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(epsilon)
-
-
-def _pages(rows: int, width: int) -> torch.Tensor:
-    """A float32 matrix of zeros, in pages that the system has back as soon as it is dropped.
-
-    The allocator keeps what is freed (zoo.device.prepare). A run would settle in the hole, which was then too short
-    for the points of the next epoch.
-    """
-    pages = mmap.mmap(-1, max(1, 4 * rows * width), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(pages, dtype=torch.float32, count=rows * width).view(rows, width)
 
 
 def _tensor(rows: Rows) -> torch.Tensor:
