@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 
 from probes import features
 from results.errors import UserError
+from zoo import processes
 from zoo.backbones import EMBEDDING
 from zoo.checkpoint import Checkpoint
 from zoo.clustering.kmeans import kmeans, nearest
@@ -79,7 +81,8 @@ class Clustering(Task):
             if self.assignment == "head":
                 clusters = assign_by_head(rows[part.layer], bench.checkpoint)
             else:
-                clusters = part.cluster(train[part.layer], rows[part.layer], bench)
+                work = partial(part.cluster, train[part.layer], rows[part.layer], bench)
+                clusters = processes.by_first(work)
             metrics = scores(clusters, labels, k=part.k)
             sizes = np.bincount(clusters, minlength=part.k).tolist()
             details = {"cluster_sizes": sizes, "scored_on": scored}

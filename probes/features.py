@@ -21,6 +21,7 @@ from torch import Tensor
 
 from results.errors import RunFailed
 from results.files import as_user_error, digest, sync
+from zoo import processes
 from zoo.evaluation import Evaluation
 from zoo.state import remove
 
@@ -42,10 +43,11 @@ def pool_to(maps: Tensor, most: int) -> Tensor:
 def load(bench: Evaluation, split: str, layers: Sequence[str]) -> dict[str, np.ndarray]:
     """Features (N, d) float32 of each layer, un-augmented, pooled to at most 4096, as read-only memory maps.
 
-    What is not cached yet is computed in one pass for all layers. RunFailed if a feature is not a finite number.
+    What is not cached yet is computed in one pass for all layers, by many processes together if there are such: the
+    first writes what all read. RunFailed if a feature is not a finite number.
     """
     paths = {layer: bench.cache / "features" / f"{_key(bench, split, layer)}.npy" for layer in layers}
-    missing = {layer: path for layer, path in paths.items() if not path.exists()}
+    missing = processes.by_first(lambda: {layer: path for layer, path in paths.items() if not path.exists()})
     for layer in paths.keys() - missing.keys():
         bench.partial(paths[layer]).unlink(missing_ok=True)  # another run has made what this one was stopped in
     if missing:
@@ -61,9 +63,10 @@ def _key(bench: Evaluation, split: str, layer: str) -> str:
 def _compute(bench: Evaluation, split: str, paths: dict[str, Path]) -> None:
     """Make the files of the layers' features, or go on where this run was stopped in it."""
     images, what = bench.open(split), f"features of {split}"
-    tables = {layer: Growing(path, bench.partial(path), len(images)) for layer, path in paths.items()}
+    writes = processes.rank() == 0
+    tables = {layer: Growing(path, bench.partial(path), len(images)) for layer, path in paths.items() if writes}
     state = bench.state(what)
-    if state.done(what) and not all(table.find() for table in tables.values()):
+    if state.done(what) and not processes.told(all(table.find() for table in tables.values())):
         remove(state.directory)  # before a table is made, which it would take for the one that it knows
         state = bench.state(what)
     for layer, table in tables.items():
@@ -71,8 +74,10 @@ def _compute(bench: Evaluation, split: str, paths: dict[str, Path]) -> None:
     try:
         rows = np.arange(len(images))
         for ids, pixels in bench.batches(images, rows, bench.view(images), BATCH, what, state=state):
-            for layer, maps in bench.maps(pixels, list(tables)).items():
-                tables[layer].put(ids, _finite(pool_to(maps, SMALL), layer, bench).cpu().numpy())
+            for layer, maps in bench.maps(pixels, list(paths)).items():
+                pooled = processes.from_portions(_finite(pool_to(maps, SMALL), layer, bench), len(ids))
+                if writes:
+                    tables[layer].put(ids, pooled.cpu().numpy())
     except BaseException as error:
         if state.number == 0 or isinstance(error, RunFailed):  # there is nothing to continue from
             for table in tables.values():
@@ -80,6 +85,7 @@ def _compute(bench: Evaluation, split: str, paths: dict[str, Path]) -> None:
         raise
     for table in tables.values():
         table.end()
+    processes.meet()  # before the others look for what the first has written
     remove(state.directory)
 
 

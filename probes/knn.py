@@ -18,6 +18,7 @@ from torch import Tensor
 
 from probes import features
 from results.errors import UserError
+from zoo import processes
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset
 from zoo.evaluation import Evaluation
@@ -69,12 +70,14 @@ class KNN(Task):
         state = bench.state(f"votes of {self.layer}")
         elected: list[Tensor] = state.part("elected", [])
         for number in state.steps("queries", math.ceil(len(queries) / features.BATCH)):
-            query = torch.from_numpy(np.array(queries[number * features.BATCH :][: features.BATCH]))
+            batch = queries[number * features.BATCH :][: features.BATCH]
+            query = torch.from_numpy(np.array(batch[processes.portion(len(batch))]))
             similarity, nearest = nearest_neighbours(rows, query, most, bench.device)
             closeness = (similarity - similarity[:, :1]) / self.temperature  # to the nearest: exp cannot overflow
             weight = torch.exp(closeness)[:, :, None] * onehot[nearest]  # (B, most, classes)
-            elected.append(torch.stack([weight[:, :k].sum(1).argmax(1) for k in self.k]).cpu())
-        return torch.cat(elected, 1).numpy()
+            own = torch.stack([weight[:, :k].sum(1).argmax(1) for k in self.k], 1)
+            elected.append(processes.from_portions(own.cpu(), len(batch)))
+        return torch.cat(elected).T.numpy()
 
 
 def nearest_neighbours(rows: np.ndarray, query: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:

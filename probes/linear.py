@@ -26,6 +26,7 @@ from probes.heads import Heads
 from probes.protocols import PROTOCOLS
 from probes.sources import Cached, Labelled, Online, Source
 from results.errors import RunFailed, UserError
+from zoo import processes
 from zoo.backbones import find
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset
@@ -86,7 +87,12 @@ class Linear(Task):
             yield from self.probe(parts, Online(bench, layers, PROTOCOLS[self.protocol]), bench, state)
             return
         features.load(bench, bench.dataset.evaluation, layers)  # here, so that all layers are of one pass
-        rows = features.load(bench, bench.dataset.training, layers)
+        features.load(bench, bench.dataset.training, layers)
+        yield from processes.each_by_first(lambda: self.probe_cached(parts, bench))
+
+    def probe_cached(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
+        """The outcomes of the parts on features that are cached."""
+        rows = features.load(bench, bench.dataset.training, [part.layer for part in parts])
         outputs = len(PROTOCOLS[self.protocol].rates) * len(bench.dataset.classes)
         light = [part for part in parts if BATCH * min(rows[part.layer].shape) * outputs < LIGHT]
         heavy = [part for part in parts if part not in light]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probes import features
 from probes.protocols import Protocol
+from zoo import processes
 from zoo.evaluation import Evaluation
 from zoo.state import State
 from zoo.views import Centre, RandomCrop, ResizedCrop, TenCrop
@@ -108,6 +109,12 @@ class Online:
     def _features(self, pixels: Tensor) -> dict[str, Tensor]:
         return {layer: self._pool(layer, maps) for layer, maps in self.bench.maps(pixels, self.layers).items()}
 
+    def _all_features(self, pixels: Tensor, count: int) -> dict[str, Tensor]:
+        """Features (count, crops, d) of a batch of `count` images, of whose pixels (b, crops, C, h, w) each process
+        has its portion."""
+        found = self._features(pixels.flatten(0, 1))
+        return {layer: processes.from_portions(x.unflatten(0, pixels.shape[:2]), count) for layer, x in found.items()}
+
     def _pool(self, layer: str, maps: Tensor) -> Tensor:
         if maps.ndim == 2:  # the embedding, as it is
             return maps
@@ -121,21 +128,22 @@ class Online:
         view = ResizedCrop(self.size, flip=flips) if resized else RandomCrop(self.resize, self.size, flips)
         for ids, pixels in self.bench.batches(self.images, order, view, batch, what, seed, state):
             at = torch.from_numpy(ids).to(self.bench.device)
-            yield at, self.labels[at], self._features(pixels)
+            found = self._all_features(pixels[:, None], len(ids))
+            yield at, self.labels[at], {layer: x.flatten(0, 1) for layer, x in found.items()}
 
     def plain(self, ids: np.ndarray, batch: int, state: State) -> Iterator[Labelled]:
         view = Centre(self.resize, self.size)
         for rows, pixels in self.bench.batches(self.images, ids, view, batch, PLAIN, state=state):
             at = torch.from_numpy(rows).to(self.bench.device)
-            yield self.labels[at], {layer: x[:, None] for layer, x in self._features(pixels).items()}
+            yield self.labels[at], self._all_features(pixels[:, None], len(rows))
 
     def test(self, batch: int, crops: int, state: State) -> Iterator[Labelled]:
         view = TenCrop(self.resize, self.size) if crops == 10 else Centre(self.resize, self.size)
         rows, few = np.arange(len(self.test_images)), max(1, batch // crops)
         for ids, pixels in self.bench.batches(self.test_images, rows, view, few, TEST, state=state):
             at = torch.from_numpy(ids).to(self.bench.device)
-            found = self._features(pixels.reshape(-1, *pixels.shape[-3:]))
-            yield self.test_labels[at], {layer: x.unflatten(0, (len(ids), crops)) for layer, x in found.items()}
+            crops_apart = pixels.reshape(-1, crops, *pixels.shape[-3:])
+            yield self.test_labels[at], self._all_features(crops_apart, len(ids))
 
 
 def starts(count: int, batch: int, what: str, state: State) -> Iterator[int]:

@@ -38,7 +38,7 @@ def clone(tmp_path, monkeypatch):
 def test_what_it_says():
     found = environment(CPU, "bf16")
     assert list(found) == [
-        "commit", "dirty", "python", "packages", "device", "device_name", "precision", "threads"
+        "commit", "dirty", "python", "packages", "device", "device_name", "precision", "threads", "processes"
     ]  # fmt: skip
     assert found["python"] == platform.python_version()
     assert found["device"] == "cpu"

@@ -132,7 +132,7 @@ def test_a_record_says_all_that_the_house_asks(options, task, protocol, images, 
     assert set(record.metrics) == metrics
     assert record.details["frozen"].startswith("verified")
     assert set(record.environment) == {
-        *("commit", "dirty", "python", "packages", "device", "device_name", "precision", "threads")
+        *("commit", "dirty", "python", "packages", "device", "device_name", "precision", "threads", "processes")
     }
     assert record.environment["packages"]["torch"]
     assert record.command == "python -m probes.knn"

@@ -266,12 +266,6 @@ def test_a_batch_that_cannot_be_shared_is_said(tmp_path):
     assert "try: --batch 32" in done.stderr
 
 
-def test_a_probe_is_of_one_process():
-    done = torchrun("-m", "probes.knn", "--limit", "50")
-    assert done.returncode == 1
-    assert "try: python -m probes.knn --limit 50" in done.stderr
-
-
 def test_two_processes_learn(trained):
     method, folder = trained
     (path,) = folder.glob("records/*/*/*.json")

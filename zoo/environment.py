@@ -9,6 +9,7 @@ from importlib import metadata
 import torch
 
 from results.files import ROOT
+from zoo import processes
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "faiss-cpu", "faiss-gpu", "pillow")
 
@@ -50,4 +51,5 @@ def environment(device: torch.device, precision: str) -> dict:
         "device_name": name,
         "precision": precision,
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
     }

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from results.errors import RunFailed, UserError
 from results.files import ROOT
 from results.record import SCHEMA, Record, cell_key
 from zoo import device as devices
+from zoo import processes
 from zoo.backbones import Backbone
 from zoo.checkpoint import Checkpoint, resolve
 from zoo.datasets.dataset import Dataset
@@ -78,22 +80,23 @@ class Evaluation:
         seed: int = 0,
         state: State | None = None,
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """(ids, pixels) of the images in `order`, with a progress bar.
+        """(ids, pixels) of the images in `order`, with a progress bar; of many processes, pixels of this one's portion.
 
         Batches are the steps `what` of the state, if there is one: a run that is continued gets those that are left.
         """
         first, total = state.done(what) if state else 0, -(-len(order) // batch)
-        stream = images.batches(order, batch, view, seed, self.device, self.workers, first)
+        stream = images.batches(order, batch, view, seed, self.device, self.workers, first, processes.portion)
         steps = zip(state.steps(what, total) if state else range(total), stream)
         hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
-        for _, found in tqdm(steps, desc=what, initial=first, total=total, disable=hidden, leave=False):
-            yield found
+        for number, (_, pixels) in tqdm(steps, desc=what, initial=first, total=total, disable=hidden, leave=False):
+            yield order[number * batch :][:batch], pixels
 
     def state(self, name: str) -> State:
         """What the work `name` of this run continues from; work that runs beside it in a thread has another."""
         if self.directory is None:
             return Unkept()
-        return State(self.directory / name, self.save_every, self.device)
+        process = f" of process {processes.rank()}" if processes.rank() else ""
+        return State(self.directory / f"{name}{process}", self.save_every, self.device)
 
     def partial(self, path: Path) -> Path:
         """Where this run makes the file `path`: beside it, hidden, found again by the run that continues."""
@@ -157,7 +160,7 @@ def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> N
     for seed in dict.fromkeys(options.seeds):
         parts = replace(task, seed=seed).parts(checkpoint, dataset)
         keys = {p: cell_key(p.name, p.version, settings_of(p), sha256, fingerprint, limit) for p in parts}
-        plans.append(make_plan(keys, options, limit))
+        plans.append(processes.by_first(partial(make_plan, keys, options, limit)))
     if options.dry_run:
         print("\n".join(plan.describe(options.force) for plan in plans))
         return
@@ -167,7 +170,7 @@ def evaluate(task: Task, dataset: Dataset, options: TaskOptions, line: str) -> N
             with failure_noted(*(options.runs_dir / key for key in plan.keys.values())):
                 bench = open_bench(checkpoint, sha256, dataset, options, task.precision, plan.run.directory)
                 perform(plan, bench, options, line, limit)
-        else:
+        elif processes.rank() == 0:
             plan.run.end()  # what a kill at its very end left
     records = [plan.found[part] for plan in plans for part in plan.keys]
     show(records, options, limit)
@@ -192,7 +195,7 @@ def perform(plan: Plan, bench: Evaluation, options: TaskOptions, line: str, limi
     with plan.run.begun(wanted, afresh=options.force):
         for record in run_parts(list(wanted.values()), bench, line, plan.keys):
             plan.found[wanted[record.key]] = record
-            if not limit:
+            if not limit and processes.rank() == 0:
                 options.records.write(record)
                 plan.run.recorded(record.key)
 

@@ -127,7 +127,7 @@ def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, k
 def clear(directory: Path) -> None:
     """Remove what only an unfinished run needs; of a process beside the first, all that it has written."""
     if processes.rank():
-        shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)
         return
     discard(directory, *SCRATCH)
     remove_torn(directory)

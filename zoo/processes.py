@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -65,8 +66,11 @@ def place_on_this_host() -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Let the processes that torchrun started, if it did, meet while the block runs. All but the first are silent."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Let the processes that torchrun started, if it did, meet while the block runs. All but the first are silent.
+
+    In such a block another is part of it: processes meet once, or wait for each other forever.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -80,9 +84,23 @@ def joined() -> Iterator[None]:
 
 def share(total: int) -> slice:
     """This process's part of `total` things: each thing is one process's, and parts differ by one at most."""
-    if count() == 1:
-        return slice(0, total)
-    return slice(total * rank() // count(), total * (rank() + 1) // count())
+    return _shares(total)[0 if count() == 1 else rank()]
+
+
+def portion(total: int) -> slice:
+    """The same, but never nothing: of fewer things than there are processes, the last is several's."""
+    own = share(max(total, count()))
+    return own if total >= count() else slice(min(own.start, total - 1), min(own.start, total - 1) + 1)
+
+
+def from_portions(rows: Tensor, total: int) -> Tensor:
+    """All rows (total, …), of which each process has its `portion`."""
+    return _gather(rows, [part.stop - part.start for part in _shares(max(total, count()))])[:total]
+
+
+def _shares(total: int) -> list[slice]:
+    ends = [total * number // count() for number in range(count() + 1)]
+    return [slice(start, end) for start, end in pairwise(ends)]
 
 
 def summed(values: Sum) -> Sum:
@@ -105,9 +123,13 @@ def largest(*values: float) -> list[float]:
 
 def gathered(rows: Tensor) -> Tensor:
     """All processes' rows (n, …), in the processes' order; n may differ."""
+    return _gather(rows, told_each(len(rows)))
+
+
+def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows of all, of which process i has counts[i]."""
     if count() == 1:
         return rows
-    counts = told_each(len(rows))
     padded = rows.new_zeros((max(counts), *rows.shape[1:]))
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
@@ -138,6 +160,11 @@ def by_first(work: Callable[[], Value]) -> Value:
     with alone():
         found = work() if rank() == 0 else cast(Value, None)
     return told(found)
+
+
+def each_by_first(work: Callable[[], Iterable[Value]]) -> Iterable[Value]:
+    """The same of the results that work() gives one after the other: of many processes, all at once."""
+    return work() if count() == 1 else by_first(lambda: list(work()))
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -190,10 +190,6 @@ def command(kind: type[Method] | type[Task], words: Sequence[str]) -> None:
 
 def perform(settings: Method | Task, options: Any, words: Sequence[str]) -> None:
     """Do what the settings and options say, `words` being the command line."""
-    if isinstance(settings, Task) and processes.count() > 1:
-        raise UserError(
-            f"{settings.name} runs in one process so far", fix=shlex.join(["python", "-m", settings.name, *words])
-        )
     dataset = find(options.dataset, options.data_dir)
     if options.exclude is not None:
         exclude(dataset, options.exclude)
@@ -256,6 +252,9 @@ def failure_noted(directory: Path, *others: Path) -> Iterator[None]:
         (place / ERROR).unlink(missing_ok=True)
     try:
         yield
+        for place in (directory, *others):
+            with suppress(OSError):
+                place.rmdir()  # where the error was all there was
     except Exception:
         with suppress(UserError, OSError):  # the disk may be what failed
             write_text(directory / ERROR, traceback.format_exc())

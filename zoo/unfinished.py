@@ -9,11 +9,12 @@ import errno
 import fcntl
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from results.errors import RunFailed, UserError
 from results.files import check_writable, digest, remove_torn
+from zoo import processes
 from zoo.state import remove, states
 
 PENDING = ".pending"  # ending of an empty file that is named by the key of a part which is not recorded yet
@@ -35,11 +36,18 @@ class Unfinished:
 
     @contextmanager
     def begun(self, keys: Collection[str], afresh: bool = False) -> Iterator[None]:
-        """Run these parts in the block, which keeps its states in sub-folders. UserError if another process does.
+        """Run these parts in the block, which keeps its states in sub-folders. UserError if another run does.
 
         States are removed before it if they are not of these parts, or with `afresh`; and after it, unless it was
-        stopped. A RunFailed would come again.
+        stopped. A RunFailed would come again. Of processes that run them together, the first does this for all.
         """
+        with self._begun(keys, afresh) if processes.rank() == 0 else nullcontext():
+            processes.meet()
+            yield
+            processes.meet()
+
+    @contextmanager
+    def _begun(self, keys: Collection[str], afresh: bool) -> Iterator[None]:
         check_writable(self.directory)
         with alone(self.directory):
             if afresh or not self.continues(keys):
