@@ -1,6 +1,6 @@
 """Anonymous memory of a pretraining run as the number of images grows, and over its epochs.
 
-    python -m benchmarks.memory                            10 000, 40 000 and 160 000 images: ten minutes on two cores
+    python -m benchmarks.memory                            10 000, 40 000 and 160 000 images: a quarter of an hour
     python -m benchmarks.memory --methods deepcluster --clustering gmm
 
 Each run is a process of its own with one thread, watched from outside: RssAnon of /proc/PID/status, the bytes that no
@@ -35,7 +35,7 @@ from zoo.datasets.images import ArrayImages
 from zoo.run import Method
 from zoo.training import Training
 
-SIDE, EPOCHS, EVERY = 8, 3, 0.004  # pixels, epochs, seconds
+SIDE, EPOCHS, EVERY = 8, 5, 0.004  # pixels, epochs, seconds
 RUNS: dict[str, Method] = {
     "deepcluster": DeepCluster(k=100, epochs=EPOCHS, batch=256),
     "mmdc": MMDC(backbone="alexnet32", epochs=EPOCHS, batch=256, refine_at=1, side=SIDE, size=SIDE, crops=(SIDE, 7)),
@@ -109,7 +109,7 @@ def table(found: dict[str, dict[int, list[int]]]) -> Iterator[str]:
     for name, by_count in found.items():
         for fewer, count in pairwise([0, *by_count]):
             grown = f"{slope(by_count, fewer, count) - HELD[name] / 1000:.2f}" if fewer else ""
-            sizes = [f"{held / 1e6:.0f}" for held in by_count[count]]
+            sizes = [f"{held / 1e6:.0f}" if held else "" for held in by_count[count]]
             yield f"| {' | '.join([name, str(count), *sizes, grown])} |"
 
 

@@ -94,7 +94,7 @@ class AnyFolder(Folder):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    return guarded(lambda: assign(parse(arguments)))
+    return guarded(lambda: assign(parse(arguments)), left="nothing was written")
 
 
 def parse(arguments: Sequence[str] | None) -> Options:

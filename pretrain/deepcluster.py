@@ -140,8 +140,9 @@ class DeepCluster(Method):
         """PCA-whiten the descriptors (N, D), normalise each to length 1, and cluster them."""
         by = CLUSTERINGS[self.clustering]
         with borrowed_memory():
-            whitening = fit_whitening(descriptors, self.pca)
-            points = l2_normalise_(whitening(descriptors))
+            with run.phase("whitening"):
+                whitening = fit_whitening(descriptors, self.pca)
+                points = l2_normalise_(whitening(descriptors))
             partition = by(points, self.k, self.iterations, run.seed("k-means", epoch), run.device)
         return {"whitening": vars(whitening), "partition": vars(partition)}
 

@@ -463,7 +463,9 @@ def test_a_signal_leaves_nothing(tmp_path, monkeypatch, capsysbinary, number, co
         ended = error.code
     assert (ended, calls) == (code, [1, 1])
     assert os.listdir(tmp_path) == []
-    assert capsysbinary.readouterr().out == b""
+    said = capsysbinary.readouterr()
+    assert said.out == b""
+    assert said.err.endswith(b"ed; nothing was written\n")
 
 
 def start(*words):

@@ -69,7 +69,7 @@ def test_the_name_says_sobel(folder):
 
 def test_the_history(folder):
     first, second = log(folder)
-    assert list(first["seconds"]) == ["clustering", "features", "training"]  # sorted by the log
+    assert list(first["seconds"]) == ["clustering", "features", "training", "whitening"]  # sorted by the log
     assert first["nmi_previous"] is None
     assert 0 < second["nmi_previous"] < 1
     for entry in (first, second):

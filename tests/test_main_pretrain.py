@@ -22,7 +22,7 @@ def lists(folder, monkeypatch, capsys):
 
 
 def test_the_methods(tmp_path, monkeypatch, capsys):
-    methods, _, rest = lists(tmp_path, monkeypatch, capsys)
+    methods, besides, _, rest = lists(tmp_path, monkeypatch, capsys)
     assert methods[0].split() == ["method", "presets", "besides", "digits"]
     named = [line.split()[0] for line in methods[2:] if line.startswith("pretrain.")]
     assert named == sorted(METHODS)
@@ -30,11 +30,12 @@ def test_the_methods(tmp_path, monkeypatch, capsys):
     for kind in METHODS.values():
         assert (sys.modules[kind.__module__].__doc__ or "").split()[0] in shown
         assert all(preset in shown for preset in kind.presets)
+    assert [line.split()[0] for line in besides[2:]] == ["pretrain.ablate", "pretrain.assign"]
     assert rest == ["and random-<backbone>[-sobel]@<seed>, which needs no file"]
 
 
 def test_the_reference_checkpoints_are_listed_without_runs(tmp_path, monkeypatch, capsys):
-    _, checkpoints, _ = lists(tmp_path / "none", monkeypatch, capsys)
+    _, _, checkpoints, _ = lists(tmp_path / "none", monkeypatch, capsys)
     named = [line.split()[0] for line in checkpoints[2:]]
     assert named == sorted(path.stem for path in REFERENCE.glob("*.safetensors"))
 
@@ -49,7 +50,7 @@ def test_the_checkpoints(tmp_path, monkeypatch, capsys):
     broken.parent.mkdir()
     broken.write_bytes(made.read_bytes()[:-5])
     capsys.readouterr()
-    _, checkpoints, _ = lists(tmp_path / "runs", monkeypatch, capsys)
+    _, _, checkpoints, _ = lists(tmp_path / "runs", monkeypatch, capsys)
     lines = {line.split()[0]: line for line in checkpoints[2:]}
     told = lines["supervised-alexnet32-digits-s7"]
     assert "supervised, epoch 1" in told

@@ -89,6 +89,14 @@ def test_a_finished_run_has_no_epochs_left(tmp_path):
     assert len(run.history) == 2
 
 
+def test_sizes_of_many_clusters_are_those_of_the_last_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.training.MANY", 2)
+    run = training(tmp_path)
+    learn(run, 3)
+    assert ["cluster_sizes" in entry for entry in run.history] == [False, False, True]
+    assert all("empty_clusters" in entry for entry in run.history)
+
+
 def test_every_epoch_is_seeded_by_its_number(tmp_path):
     drawn = [torch.rand(3) for _ in training(tmp_path / "a").epochs(3)]
     again = [torch.rand(3) for _ in training(tmp_path / "b").epochs(3)]

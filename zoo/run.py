@@ -163,10 +163,13 @@ def main(kind: type[Method] | type[Task], arguments: Sequence[str] | None = None
     sys.exit(guarded(lambda: command(kind, words)))
 
 
-def guarded(work: Callable[[], Any]) -> int:
-    """The exit code of `work`: 0; 1 a run failed; 2 the person can fix it; 130 and 143 after signals."""
+def guarded(work: Callable[[], Any], left: str = CONTINUES) -> int:
+    """The exit code of `work`: 0; 1 a run failed; 2 the person can fix it; 130 and 143 after signals.
+
+    left: what is said of work that a signal ended.
+    """
     try:
-        with signals.handled():
+        with signals.handled(left):
             return ending(work)
     except OSError as error:
         if error.errno not in FIXES:
@@ -175,7 +178,7 @@ def guarded(work: Callable[[], Any]) -> int:
         print(f"error: {where}: {error.strerror}\n  try: {FIXES[error.errno]} (--runs, --store)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted; {CONTINUES}", file=sys.stderr)
+        print(f"interrupted; {left}", file=sys.stderr)
         return 130
 
 

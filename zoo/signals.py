@@ -17,11 +17,16 @@ class Signals:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.left = CONTINUES
         self._waiting = False
 
     @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Answer SIGTERM and SIGINT while the block runs; only the main thread of a process can."""
+    def handled(self, left: str = CONTINUES) -> Iterator[None]:
+        """Answer SIGTERM and SIGINT while the block runs; only the main thread of a process can.
+
+        left: what is said of the work that such an answer ends.
+        """
+        self.left = left
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -47,7 +52,7 @@ class Signals:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         if number:
-            print(f"terminated; {CONTINUES}", file=sys.stderr)
+            print(f"terminated; {self.left}", file=sys.stderr)
             raise SystemExit(143)
 
     def _handle(self, number: int, frame: Any) -> None:

@@ -35,6 +35,7 @@ from zoo.views import View
 
 LOG = "log.jsonl"
 SCRATCH = ("descriptors.f32",)  # what only a running run needs
+MANY = 1000  # clusters
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -170,6 +171,7 @@ class Training:
     def log(self, epoch: int, loss: float, assignment: np.ndarray, k: int, **values: Any) -> None:
         """Add an epoch to the history: its loss, its clusters against the labels, its seconds.
 
+        Of more than MANY clusters, the sizes are those of the last epoch alone: the history is in each state.
         RunFailed for a loss that is no number: the state saved before this epoch stays.
         """
         if not math.isfinite(loss):
@@ -180,6 +182,8 @@ class Training:
         self.previous["assignment"] = torch.from_numpy(assignment)
         entry = {"epoch": epoch, "loss": loss, **found, "nmi_previous": stayed, **values}
         entry |= {"cluster_sizes": sizes.tolist(), "seconds": self._rounded(), "collapsed": has_collapsed(sizes)}
+        if self.history and k > MANY:
+            self.history[-1].pop("cluster_sizes", None)
         self.history.append(entry)
         self._say(entry, k)
 

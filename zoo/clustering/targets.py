@@ -5,6 +5,7 @@ Shiran & Weinshall, "Multi-Modal Deep Clustering: Unsupervised Partitioning of I
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from results.errors import RunFailed
@@ -73,7 +75,10 @@ class Targets:
         """Make k-means clusters of the last outputs the targets, matched to the present ones (section 3.3)."""
         k = len(self.means)
         estimator = KMeans(k, n_init=10, max_iter=300, tol=1e-4, algorithm="elkan", random_state=derive(seed) % 2**32)
-        new = processes.by_first(lambda: estimator.fit_predict(self.outputs.numpy()))
+        with warnings.catch_warnings():
+            # fewer distinct outputs than clusters: the history says so, as empty clusters
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            new = processes.by_first(lambda: estimator.fit_predict(self.outputs.numpy()))
         previous = nearest(self.bank[self.held].numpy(), self.means.numpy())
         self.bank, self.held = self.means, torch.from_numpy(relabel(new, previous, k)[new])
         self.agreed = self.held.clone()
