@@ -53,6 +53,10 @@ class DeepCluster(Method):
         "imagenet": PHOTOGRAPHS | {"k": 10000, "epochs": 500},  # the paper's; its VGG-16 is --backbone vgg16
         "places205": PHOTOGRAPHS | {"k": 10000},
         "places365": PHOTOGRAPHS | {"k": 10000},
+        "voc2007": PHOTOGRAPHS | {"k": 200},
+        "voc2012": PHOTOGRAPHS | {"k": 200},
+        "minivoc": {"sobel": True, "batch": 32},
+        "minivoc-fashion": {"sobel": True, "batch": 32},
         "folder": PHOTOGRAPHS,
     }
 

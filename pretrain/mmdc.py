@@ -54,6 +54,8 @@ class MMDC(Method):
         "imagenet10": COLOUR | dict(side=96, crops=(64,), size=64),
         "tiny-imagenet": COLOUR | dict(crops=(40,), size=64, weight_decay=1e-4),
         **dict.fromkeys(("imagenet", "places205", "places365", "folder"), FILES),
+        **dict.fromkeys(("voc2007", "voc2012", "minivoc-fashion"), FILES),
+        "minivoc": FILES | dict(flip=False),
     }  # fmt: skip
     least: ClassVar[dict[str, float]] = Method.least | dict.fromkeys(
         ("k", "drop", "drop_at", "refine_at", "side", "size", "degrees", "dim", "sigma"), 0

@@ -1,5 +1,6 @@
 """What all tests share: nothing that a data set remembers is written into the clone."""
 
+import importlib
 import sys
 
 import pytest
@@ -13,7 +14,6 @@ def memory(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _remembered_elsewhere(memory, monkeypatch):
-    for name in ("changes", "tar"):
-        module = sys.modules.get(f"zoo.datasets.{name}")  # not imported: then the test has no data set either
-        if module is not None:
-            monkeypatch.setattr(module, "ROOT", memory)
+    if "zoo.datasets" in sys.modules:  # not imported: then the test has no data set either
+        for name in ("zoo.datasets.changes", "zoo.datasets.tar", "zoo.voc.minivoc"):
+            monkeypatch.setattr(importlib.import_module(name), "ROOT", memory)

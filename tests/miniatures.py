@@ -9,13 +9,16 @@ import io
 import zlib
 from dataclasses import dataclass
 
+import devkits
 import numpy as np
 from pictures import idx_bytes
 from PIL import Image
 
 from zoo.datasets import DATASETS, files
 from zoo.datasets.dataset import UNLABELLED
+from zoo.datasets.idx import FashionMnist
 from zoo.datasets.imagenet10 import CLASSES as TEN
+from zoo.voc import VOCS
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -143,6 +146,10 @@ WRITERS = {
     "imagenet": functools.partial(write_classes, "imagenet"),
     "places205": functools.partial(write_classes, "places205"),
     "places365": functools.partial(write_classes, "places365_standard"),
+    "voc2007": lambda root, name: devkits.write_devkit(root, "2007"),
+    "voc2012": lambda root, name: devkits.write_devkit(root, "2012"),
+    "minivoc": lambda root, name: None,
+    "minivoc-fashion": lambda root, name: write_idx(root, "fashion-mnist"),
 }
 
 
@@ -156,6 +163,10 @@ def write(name, root, monkeypatch):
             monkeypatch.setattr(kind, "counts", {"classes": len(sketch.classes), **sketch.counts})
         else:
             monkeypatch.setattr(kind, "splits", sketch.counts)
+    elif name.startswith("voc"):
+        devkits.shrink(monkeypatch, VOCS[name])
+    elif name == "minivoc-fashion":
+        monkeypatch.setattr(FashionMnist, "splits", SKETCHES["fashion-mnist"].counts)
     return root
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from trainings import Tiny, start
+from vocs import generate_few
 
 from probes import features, linear
 from zoo import processes
@@ -21,6 +22,7 @@ TASKS = {
     "online": ("probes.linear", "--layer", "conv2", "--epochs", "2", "--protocol", "generic", "--crops", "10"),
     "files": ("probes.linear", "--layer", "conv2", "--epochs", "2", "--protocol", "generic"),
     "knn": ("probes.knn", "--layer", "all", "--k", "3", "10"),
+    "voc": ("transfer.voc_classification", "--iterations", "4", "--batch", "6"),
     "clustering": ("probes.clustering", "--layer", "conv3", "--images", "split"),
 }
 
@@ -35,9 +37,11 @@ def run(folder, task, *words):
     """The exit code of a probe."""
     linear.BATCH = features.BATCH = BATCH
     name, *settings = TASKS[task]
-    dataset = Folder(folder / "photographs") if task == "files" else Odd()
+    datasets = {"files": lambda: Folder(folder / "photographs"), "voc": lambda: generate_few(folder)}
     places = ("--checkpoint", "random-small_vgg@0", "--cache", str(folder / "cache"))
-    return start(registry("probes")[name], folder, *places, *settings, *words, dataset=dataset)
+    return start(
+        registry("probes", "transfer")[name], folder, *places, *settings, *words, dataset=datasets.get(task, Odd)()
+    )
 
 
 def die(number, rank, place, calls):

@@ -15,6 +15,8 @@ from zoo.datasets.dataset import Dataset, Missing, spaced
 from zoo.datasets.digits import Digits
 from zoo.datasets.stl10 import Stl10
 
+EMBEDDED = ("digits", "minivoc")  # here without a file of their own
+
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_data_set_says_what_it_is_before_it_is_there(name):
@@ -32,17 +34,18 @@ def test_digits_have_no_mirror_images_and_garments_have():
     assert [find(name).flips for name in ("digits", "mnist", "fashion-mnist")] == [False, False, True]
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in EMBEDDED])
 def test_a_data_set_that_is_absent_says_where_and_how(name, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "env"))
     dataset = find(name, tmp_path / "given")
-    folder = {"cifar100-20": "cifar100", "imagenet10": "imagenet"}.get(name, name)  # of whose files it is made
+    made_of = {"cifar100-20": "cifar100", "imagenet10": "imagenet", "minivoc-fashion": "fashion-mnist"}
+    folder = (made_of | {f"voc{year}": f"VOCdevkit/VOC{year}" for year in (2007, 2012)}).get(name, name)
     with pytest.raises(Missing, match=f"{name} is not here") as caught:
         dataset.preflight()
     places = caught.value.looked.split(", ")
     for root in ("given", "env", "clone/data"):
         assert str(tmp_path / root / folder) in places
-    named = dataset.name in ("imagenet", "imagenet10", "places205", "places365", "tiny-imagenet")
+    named = name in ("imagenet", "imagenet10", "places205", "places365", "tiny-imagenet", "voc2007", "voc2012")
     assert (str(tmp_path / "given") in places) != named  # any folder of classes could be taken for these
     assert "--data-dir" in caught.value.fix or any(f"DIR/{name}" in caught.value.fix for name in dataset.folders)
 
@@ -150,7 +153,7 @@ def test_the_command_lists_what_is_here_and_what_is_not(width, monkeypatch, caps
     assert __main__.main([]) == 0
     table, licences, absent = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
     rows = [line.split()[:2] for line in table[2:]]
-    assert rows == [[name, "yes" if name == "digits" else "no"] for name in DATASETS]
+    assert rows == [[name, "yes" if name in EMBEDDED else "no"] for name in DATASETS]
     assert "train 1438, test 359" in table[2]
     assert Digits().fingerprint()[:12] in table[2]
     assert licences[0] == "licences"
@@ -158,7 +161,7 @@ def test_the_command_lists_what_is_here_and_what_is_not(width, monkeypatch, caps
     assert max(map(len, [*table, *licences, *absent])) <= max(width, 85)
     assert absent[0] == "how to get those that are not here"
     words = [word for line in absent[1:] for word in line.split()]
-    assert words == [word for name in DATASETS if name != "digits" for word in (name, *find(name).source.split())]
+    assert words == [word for name in DATASETS if name not in EMBEDDED for word in (name, *find(name).source.split())]
 
 
 def test_the_longest_row_of_the_table_fits(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from trainings import checkpoint, log
 
 from zoo.datasets import DATASETS
 from zoo.run import command, guarded, registry
+from zoo.voc import VOCS
 
 METHODS = registry("pretrain")
 # What a miniature is too small for; everything else is the preset's.
@@ -20,8 +21,8 @@ FEWER = {"pretrain.deepcluster": ("--k", "3"), "pretrain.mmdc": ("--k", "3"), "p
 def presets():
     found = [(name, dataset, ()) for name, method in METHODS.items() for dataset in ("digits", *method.presets)]
     found.append(("pretrain.deepcluster", "imagenet", ("--backbone", "vgg16")))
-    # those of Places and of a folder are ImageNet's with another k or number of epochs, and take as long
-    found = [entry for entry in found if entry[1] != "folder" and "places" not in entry[1]]
+    # those of Places, VOC and a folder are ImageNet's with another k or number of epochs, and take as long
+    found = [entry for entry in found if entry[1] not in ("folder", "places205", "places365", "voc2007", "voc2012")]
     return [entry for entry in found if entry[:2] != ("pretrain.mmdc", "imagenet")]
 
 
@@ -89,6 +90,7 @@ def test_the_papers_presets_are_those_of_the_protocols():
 
 
 def test_every_preset_is_of_a_data_set_that_there_is_and_every_data_set_has_one():
-    for method in METHODS.values():
-        assert set(DATASETS) - {"digits"} <= set(method.presets)  # else it would get those of the digits
+    for name, method in METHODS.items():
+        unlabelled = set(VOCS) if name == "pretrain.supervised" else set()
+        assert set(DATASETS) - {"digits"} - unlabelled <= set(method.presets)  # else it would get those of the digits
         assert set(method.presets) <= {*DATASETS, "folder"}

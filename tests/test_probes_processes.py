@@ -52,7 +52,8 @@ def folders(photographed, tmp_path_factory):
 def test_two_processes_find_what_one_finds(folders):
     one, two = records(folders[1]), records(folders[2])
     assert one.keys() == two.keys()
-    assert {record.task for record in one.values()} == {"probes.linear", "probes.knn", "probes.clustering"}
+    tasks = {"probes.linear", "probes.knn", "probes.clustering", "transfer.voc_classification"}
+    assert {record.task for record in one.values()} == tasks
     for key, record in one.items():
         assert record.settings == two[key].settings
         for name, value in record.metrics.items():
@@ -60,6 +61,14 @@ def test_two_processes_find_what_one_finds(folders):
             # Within one image of the test split; clusters' scores as exactly as floats of another order of sums allow.
             most = 1e-6 if record.task == "probes.clustering" else 100.01 / images
             assert abs(value - two[key].metrics[name]) <= most, (record.protocol, name)
+
+
+def test_fine_tuning_takes_the_same_steps(folders):
+    (one,), (two,) = (
+        [record for record in records(folders[number]).values() if record.task.startswith("transfer")]
+        for number in (1, 2)
+    )
+    assert two.details["loss"] == pytest.approx(one.details["loss"], rel=1e-4)
 
 
 def test_features_are_those_of_one_process(folders):
@@ -73,7 +82,7 @@ def test_records_and_tables_are_made_once_and_say_how_many_processes_there_were(
     assert folders["said 2"].count("record\n") == len(TASKS)  # one table a task
     for record in records(folders[2]).values():
         assert record.environment["processes"] == 2
-        assert record.command.startswith("torchrun --nproc-per-node 2 -m probes.")
+        assert record.command.startswith("torchrun --nproc-per-node 2 -m ")
     assert not [path for path in folders[2].rglob("*") if "state-" in path.name or ".pending" in path.name]
     assert list((folders[2] / "runs").iterdir()) == []
 

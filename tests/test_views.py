@@ -20,6 +20,7 @@ from zoo.views import (
     CropRotate,
     RandomCrop,
     ResizedCrop,
+    Several,
     Stretch,
     TenCrop,
     halvings,
@@ -229,3 +230,19 @@ def test_the_box_that_is_drawn_decides_how_a_training_image_is_decoded(seed):
     box = view.boxes(1, 300, 400, generator(seed))[0, 2:].min().item()
     assert view.reduction(300, 400, generator(seed)) == halvings(box, 16)
     assert view.reduction(60, 60, generator(seed)) == 1
+
+
+def test_several_are_drawn_one_after_the_other():
+    view, (pixels, _) = ResizedCrop(16), batch(3, 24, 20)
+    draws = generator(5)
+    wanted = [view.tensors(pixels, draws) for _ in range(4)]
+    found = Several(view, 4).tensors(pixels, generator(5))
+    assert found.shape == (3, 4, 3, 16, 16)
+    assert all(torch.equal(found[:, number], one) for number, one in enumerate(wanted))
+    assert not torch.equal(found[:, 0], found[:, 1])
+
+
+def test_several_of_a_picture():
+    view, image, draws = ResizedCrop(16), picture(24, 20), generator(5)
+    wanted = torch.stack([view.image(image, draws) for _ in range(3)])
+    assert torch.equal(Several(view, 3).image(image, generator(5)), wanted)

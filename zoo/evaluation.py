@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -27,9 +26,10 @@ from zoo.checkpoint import Checkpoint, resolve
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import ArrayImages, Images
 from zoo.environment import environment
-from zoo.options import TaskOptions
+from zoo.options import TaskOptions, TransferOptions
 from zoo.run import Outcome, Task, failure_noted, now, settings_of, shown_path
 from zoo.state import State
+from zoo.tensors import content
 from zoo.unfinished import Unfinished
 from zoo.views import Centre, CentreCrop, View
 
@@ -50,6 +50,7 @@ class Evaluation:
     cache: Path = ROOT / "cache"
     directory: Path | None = None  # of the run's states; None: it keeps none
     save_every: float = 10.0  # minutes
+    save_pictures: int = 0  # how many images are drawn with what was found in them
 
     def open(self, split: str) -> Images:
         """The images of a split (or `merged`), all or as many as --limit says."""
@@ -113,11 +114,7 @@ class Evaluation:
 
     def fingerprint(self) -> str:
         """Digest of every weight and statistic of the backbone: what is frozen must not move."""
-        digest = hashlib.sha256()
-        for name, tensor in self.backbone.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().numpy().ravel())
-        return digest.hexdigest()
+        return content({"backbone": self.backbone.state_dict()}, {})
 
 
 class Unkept(State):
@@ -220,6 +217,7 @@ def open_bench(
         cache=options.cache or ROOT / "cache",
         directory=directory,
         save_every=options.save_every,
+        save_pictures=options.save_pictures if isinstance(options, TransferOptions) else 0,
     )
 
 
@@ -261,7 +259,7 @@ def make_record(
             "splits": dict(dataset.splits),
         },
         metrics=outcome.metrics,
-        details={**outcome.details, "frozen": "verified: weights and statistics unchanged"},
+        details={"frozen": "verified: weights and statistics unchanged", **outcome.details},
         environment=place,
         command=line,
         started=started,

@@ -72,6 +72,16 @@ class TaskOptions(Options):
     cache: Path | None = None  # where features are kept, to be read again; else cache/ in the clone
 
 
+@dataclass(frozen=True)
+class TransferOptions(TaskOptions):
+    save_pictures: int = 0  # draw what was found in this many images, in runs/<key>/pictures (recorded: with --force)
+
+    def check(self) -> None:
+        """See Options.check."""
+        super().check()
+        check_least({"save_pictures": self.save_pictures}, {"save_pictures": 0})
+
+
 def public(words: Sequence[str]) -> list[str]:
     """The words of a command line as a record keeps them: without the paths of the machine it ran on."""
     kept, skip = [], False

@@ -50,6 +50,7 @@ class Method:
     name: ClassVar[str]
     version: ClassVar[int]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    home: ClassVar[str] = Options.dataset
     least: ClassVar[dict[str, float]] = {
         "epochs": 1,
         "batch": 1,
@@ -123,6 +124,9 @@ class Task:
 
     name: ClassVar[str]
     version: ClassVar[int]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # per data set, the settings that differ from the defaults
+    home: ClassVar[str] = Options.dataset  # the data set of the bare command
+    options: ClassVar[type[TaskOptions]] = TaskOptions
 
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the backbone under autocast
     seed: Annotated[int, tyro.conf.Suppress] = 0
@@ -214,14 +218,14 @@ def perform(settings: Method | Task, options: Any, words: Sequence[str]) -> None
 def parse(kind: type[Settings], words: Sequence[str]) -> tuple[Settings, Any]:
     """The settings and options of a command line; what it leaves out is the data set's preset."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--dataset", default=Options.dataset)
+    early.add_argument("--dataset", default=kind.home)
     known, _ = early.parse_known_args(words)
-    options = MethodOptions if issubclass(kind, Method) else TaskOptions
+    options = MethodOptions if issubclass(kind, Method) else kind.options
 
     def collect(settings: Any, options: Any) -> tuple[Any, Any]:
         return settings, options
 
-    presets = getattr(kind, "presets", {})
+    presets = kind.presets
     name, colon, _ = known.dataset.partition(":")
     preset = presets.get(name, presets.get("folder", {}) if colon else {})  # lists and shards hold what folders do
     collect.__annotations__ = {"settings": kind, "options": options}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +11,20 @@ from torch import Tensor, nn
 from zoo import processes
 
 
-def descend(loss: Tensor, *optimizers: torch.optim.Optimizer, zeros: bool = False) -> None:
+def descend(loss: Tensor, *optimizers: torch.optim.Optimizer, zeros: bool = False, clip: float = inf) -> None:
     """A step of gradient descent on the loss; of many processes, on the sum of theirs.
 
     zeros: gradients become zeros, not None, before: what the loss does not reach moves and decays all the same.
+    clip: the largest norm of all gradients together; longer ones are scaled to it.
     """
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=not zeros)
     loss.backward()
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    processes.sum_gradients([parameter for group in groups for parameter in group["params"]])
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    processes.sum_gradients(parameters)
+    if clip < inf:
+        nn.utils.clip_grad_norm_(parameters, clip)
     for optimizer in optimizers:
         optimizer.step()
 

@@ -167,6 +167,22 @@ class ResizedCrop(TrainingWindow):
 
 
 @dataclass(frozen=True)
+class Several(View):
+    """A view taken `count` times of each image, drawn anew each time: (B, count, C, size, size)."""
+
+    view: View
+    count: int
+
+    def tensors(self, pixels: Tensor, generator: Generator) -> Tensor:
+        """See View.tensors."""
+        return torch.stack([self.view.tensors(pixels, generator) for _ in range(self.count)], 1)
+
+    def image(self, image: Image.Image, generator: Generator) -> Tensor:
+        """See View.image."""
+        return torch.stack([self.view.image(image, generator) for _ in range(self.count)])
+
+
+@dataclass(frozen=True)
 class CropRotate(View):
     """MMDC's training view (mmdc.md 1.7): jitter, flip, rotation, a crop of one of the sides, resize.
 

@@ -65,9 +65,9 @@ def voc(task: str, metric: str, dataset: str, trained: str) -> Column:
 VOC = tuple(
     voc(task, metric, dataset, trained)
     for task, metric, dataset in (
-        ("classification", "mAP_voc07", "voc07"),
-        ("detection", "AP50_voc07", "voc07"),
-        ("segmentation", "mIoU", "voc12"),
+        ("classification", "mAP_voc07", "voc2007"),
+        ("detection", "AP50_voc07", "voc2007"),
+        ("segmentation", "mIoU", "voc2012"),
     )
     for trained in ("fc6-8", "all")
 )
@@ -75,7 +75,7 @@ VOC_CAPTION = (
     "In percent: mAP of classification (cla.) and detection (det.) on VOC07, mIoU of segmentation (seg.) on "
     "VOC12; trained are the layers above the convolutions (fc6-8), or all."
 )
-VOC_SETS = {"classification": "voc07", "detection": "voc07", "segmentation": "voc12"}
+VOC_SETS = {"classification": "voc2007", "detection": "voc2007", "segmentation": "voc2012"}
 
 TABLE2 = Table(
     name="deepcluster_table2",
@@ -126,7 +126,7 @@ TABLE4 = Table(
         Column(
             header=header,
             metric="AP50_voc07",
-            dataset="voc07",
+            dataset="voc2007",
             protocol="deepcluster@1",
             settings={"trained": "all"},
             backbone=backbone,
@@ -141,7 +141,7 @@ TABLE4 = Table(
         citation=f"{CARON}, table 4",
         protocol="deepcluster@1",
         by="architecture",
-        covers={"alexnet": "voc07", "vgg16": "voc07"},
+        covers={"alexnet": "voc2007", "vgg16": "voc2007"},
         value="voc07_detection_map",
     ),
 )

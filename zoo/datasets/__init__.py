@@ -19,6 +19,18 @@ from zoo.datasets.shards import Shards
 from zoo.datasets.stl10 import Stl10
 from zoo.datasets.tiny_imagenet import TinyImageNet
 
+
+def find_voc(name: str) -> Callable[[Path | None], Dataset]:
+    """What opens one of zoo.voc's data sets: imported when it is asked for, since zoo.voc imports this package."""
+
+    def find_in(data_dir: Path | None) -> Dataset:
+        from zoo.voc import VOCS
+
+        return VOCS[name](data_dir)
+
+    return find_in
+
+
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": lambda data_dir: Digits(),
     "mnist": Mnist,
@@ -32,6 +44,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "imagenet": ImageNet,
     "places205": Places205,
     "places365": Places365,
+    **{name: find_voc(name) for name in ("voc2007", "voc2012", "minivoc", "minivoc-fashion")},
 }
 COLLECTIONS: dict[str, Callable[[str], Collection]] = {  # by what stands before the colon
     "folder": lambda place: Folder(Path(place).expanduser()),

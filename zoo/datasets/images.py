@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, chain, islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -188,7 +188,11 @@ class FileImages(Images):
         seen = ahead(lambda at: self.see(order[at], shown, generator(seed, at)), positions, workers, most)
         for wanted in parts:
             ids = order[wanted.start : wanted.stop]
-            yield ids, join(list(islice(seen, len(ids))), device)
+            yield ids, self.join(list(islice(seen, len(ids))), device)
+
+    def join(self, seen: Sequence[Any], device: torch.device) -> Any:
+        """What a view showed of the images of a batch, together: pixels (B, …, C, h, w) on the device."""
+        return join(seen, device)
 
     def see(self, number: int, view: View, draws: torch.Generator) -> Tensor:
         """One image through a view, as the view gives it. UserError naming the file if it cannot be."""

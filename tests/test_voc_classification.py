@@ -1,0 +1,235 @@
+"""Classification of Pascal VOC: what learns and what does not, the loss, the record, and runs that are continued."""
+
+import signal
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from trainings import start
+from vocs import generate_few
+
+from results.store import Store
+from transfer import voc_classification
+from transfer.finetuning import Finetuning, Transfer
+from transfer.voc_classification import Classifier, VocClassification, multilabel_loss
+from zoo.checkpoint import resolve
+from zoo.seeds import numpy_generator
+from zoo.voc.average_precision import classification_scores
+
+FAST = ("--iterations", "6", "--batch", "4", "--checkpoint", "random-alexnet32@0")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return generate_few(tmp_path_factory.mktemp("minivoc"))
+
+
+@pytest.fixture
+def run(few, tmp_path):
+    """Run the command; its exit code and the records."""
+
+    def start_in(*words, folder=tmp_path):
+        code = start(VocClassification, folder, *FAST, *words, dataset=few)
+        return code, Store(folder / "records").records()
+
+    return start_in
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """The networks that were made, each with what it held at first."""
+    made = []
+
+    class Kept(Classifier):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
+
+    monkeypatch.setattr(voc_classification, "Classifier", Kept)
+    return made
+
+
+def moved(network, before):
+    """The tensors that have changed."""
+    return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def test_the_record(run):
+    code, (record,) = run()
+    assert code == 0
+    assert set(record.metrics) == {"mAP_voc07", "mAP_area", "mAP_step"}
+    assert all(0 < value < 100 for value in record.metrics.values())
+    assert record.protocol == "deepcluster@1, iterations 6, batch 4"
+    assert record.dataset["name"] == "minivoc"
+    assert len(record.details["AP_voc07"]) == 10
+    assert np.mean(list(record.details["AP_area"].values())) == pytest.approx(record.metrics["mAP_area"])
+    assert len(record.details["loss"]) == 6
+    assert record.details["frozen"] == "verified: 15 of 41 tensors unchanged"  # statistics of five batch norms
+
+
+@pytest.mark.parametrize("words", [(), ("--seeds", "1"), ("--images", "train-val"), ("--trained", "fc6-8")])
+def test_each_setting_gives_another_number(words, run):
+    _, (usual,) = run()
+    code, records = run(*words)
+    assert code == 0
+    others = [record for record in records if record.key != usual.key]
+    assert len(others) == bool(words)
+    assert all(record.metrics != usual.metrics for record in others)
+
+
+def test_the_number_is_that_of_the_scores(run, few):
+    found = {}
+
+    def kept(self, *given):
+        found["scores"] = whole(self, *given)
+        return found["scores"]
+
+    whole = VocClassification.score
+    with patch.object(VocClassification, "score", kept):
+        _, (record,) = run("--images", "train-val")
+    scores, presence = found["scores"]
+    assert scores.shape == (24, 10)
+    assert (presence == few.presence("val")).all()
+    assert classification_scores(scores, presence, few.classes)[0] == record.metrics
+
+
+@pytest.mark.parametrize(
+    ("words", "learns"),
+    [
+        (("--trained", "all"), lambda name: "running" not in name and "tracked" not in name),
+        (("--trained", "fc6-8"), lambda name: name.startswith(("backbone.classifier", "top"))),
+        (("--trained", "fc6-8", "--train-bn"), lambda name: name.startswith(("backbone.classifier", "top", "norm"))),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", ["random-alexnet32@0", "random-alexnet32-sobel@0"])
+def test_what_learns(words, learns, checkpoint, run, models):
+    assert run("--checkpoint", checkpoint, *words)[0] == 0
+    ((network, before),) = models
+    norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    wanted = set()
+    for name in before:
+        owner, _, kind = name.rpartition(".")
+        spelled = f"norm.{kind}" if owner in norms and kind in ("weight", "bias") and words[1] == "fc6-8" else name
+        if "sobel" not in name and learns(spelled):
+            wanted.add(name)
+    assert moved(network, before) == wanted
+
+
+def test_the_convolutions_are_the_checkpoints_and_the_linear_layers_new():
+    backbone = resolve("reference").build_backbone()
+    network, again, other = (Classifier(backbone, 10, seed) for seed in (0, 0, 1))
+    for name, value in backbone.state_dict().items():
+        same = torch.equal(network.backbone.state_dict()[name], value)
+        assert same == (not name.startswith("classifier")), name
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values()))
+    assert not torch.equal(network.top.weight, other.top.weight)
+    assert [layer.bias.unique().tolist() for layer in network.linear()] == [[pytest.approx(0.1)]] * 3
+    x = torch.randn(2, backbone.channels, 32, 32)
+    network.eval()
+    wanted = network.top(torch.relu(network.backbone.embed(x)))
+    assert torch.equal(network(x), wanted)
+
+
+def test_batch_norm_keeps_its_statistics_while_dropout_is_on():
+    network = Classifier(resolve("random-alexnet32@0").build_backbone(), 3, 0)
+    network.learn()
+    modes = {type(module): module.training for module in network.modules()}
+    assert modes[nn.Dropout]
+    assert not modes[nn.BatchNorm2d]
+
+
+def test_the_loss_by_hand():
+    outputs = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+    presence = torch.tensor([[1, -1, 0], [0, 1, -1]])
+    sigmoid = 1 / (1 + np.exp(-outputs.numpy()))
+    each = [np.log(sigmoid[0, 0]), np.log(1 - sigmoid[0, 1]), np.log(sigmoid[1, 1]), np.log(1 - sigmoid[1, 2])]
+    assert multilabel_loss(outputs, presence).item() == pytest.approx(-sum(each) / 2)
+
+
+def test_the_rate_is_halved():
+    task = VocClassification(lr=0.008, halve_every=10)
+    assert [task.rate(step) for step in (0, 9, 10, 25)] == [0.008, 0.008, 0.004, 0.002]
+
+
+def test_all_images_pass_before_one_comes_again(few):
+    tuning = object.__new__(Finetuning)
+    tuning.task = VocClassification(iterations=5, batch=4, seed=3)
+    order = Finetuning.order(tuning, 7)
+    assert len(order) == 20
+    assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7))
+    assert (order[:7] == numpy_generator(3, "order", 0).permutation(7)).all()
+
+
+@pytest.mark.parametrize("calls", [1, 4, 7])
+def test_a_run_that_was_stopped_continues_to_the_same_bits(calls, run, tmp_path):
+    _, (whole,) = run("--save-every", "0")
+    left, before = [calls], voc_classification.compute
+
+    def stopping(*given):
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return before(*given)
+
+    with patch.object(voc_classification, "compute", stopping), pytest.raises(SystemExit) as ended:
+        run(folder=tmp_path / "stopped")
+    assert ended.value.code == 143
+    assert list((tmp_path / "stopped").rglob("state-*.pt"))
+    code, (record,) = run(folder=tmp_path / "stopped")
+    assert code == 0
+    assert (record.metrics, record.details) == (whole.metrics, whole.details)
+    assert not list((tmp_path / "stopped").rglob("state-*.pt"))
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "vgg16", "resnet18", "small_vgg"])
+def test_other_networks(backbone, run):
+    code, records = run("--checkpoint", f"random-{backbone}@0", "--iterations", "1", "--batch", "2", "--limit", "2")
+    assert code == 0
+    assert records == []
+
+
+def test_images_without_boxes_are_refused(tmp_path, capsys):
+    assert start(VocClassification, tmp_path, *FAST) == 2
+    said = capsys.readouterr().err
+    assert "transfer.voc_classification needs boxes or masks, and digits has none" in said
+    assert "try: voc2007 or voc2012 or minivoc" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--iterations", "0"), "--iterations 0 cannot be"),
+        (("--lr", "nan"), "--lr nan cannot be"),
+        (("--halve-every", "0"), "--halve-every 0 cannot be"),
+    ],
+)
+def test_settings_that_cannot_be(words, wanted, run, capsys):
+    assert run(*words) == (2, [])
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_is_a_failed_run(run, tmp_path, capsys):
+    code, records = run("--lr", "1e30")
+    assert (code, records) == (1, [])
+    assert "the loss became" in capsys.readouterr().err
+    assert list(tmp_path.glob("runs/*/error.txt"))
+
+
+def test_what_moves_although_it_is_frozen_is_said(run, capsys):
+    def moving(self):
+        self.model.backbone.features[1].running_mean += 1
+        return whole(self)
+
+    whole = Finetuning.conclude
+    with patch.object(Finetuning, "conclude", moving):
+        assert run()[0] == 1
+    assert "what is frozen changed during the fine-tuning" in capsys.readouterr().err
+
+
+def test_the_presets_are_the_published_values():
+    voc = VocClassification(**VocClassification.presets["voc2007"])
+    assert (voc.iterations, voc.batch, voc.lr, voc.weight_decay) == (80_000, 16, 0.003, 1e-6)
+    assert issubclass(VocClassification, Transfer)
+    assert [voc.rate(step) for step in (4999, 5000)] == [0.003, 0.0015]

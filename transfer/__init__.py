@@ -1,0 +1,1 @@
+"""Evaluation by fine-tuning: one file a protocol."""

@@ -1,0 +1,146 @@
+"""Fine-tuning on a devkit of Pascal VOC: the settings, the steps and the checks that its tasks share.
+
+A task builds a model around the checkpoint's backbone, marks what learns in it, and gives the loss of a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from results.errors import RunFailed, UserError
+from zoo import processes
+from zoo.checkpoint import Checkpoint
+from zoo.datasets.dataset import Dataset, spaced
+from zoo.evaluation import Evaluation
+from zoo.options import check_least
+from zoo.run import Task
+from zoo.seeds import derive, numpy_generator
+from zoo.state import State
+from zoo.steps import descend
+from zoo.tensors import content
+from zoo.voc import VOCS, Devkit
+from zoo.voc.devkit import MAIN
+
+SHOWN = 100  # losses that a record keeps
+
+
+@dataclass(frozen=True)
+class Transfer(Task):
+    """What all fine-tuning tasks have as settings; a subclass has the solver's values for each data set."""
+
+    home: ClassVar[str] = "minivoc"
+    protocol: ClassVar[str]
+    of: ClassVar[str] = MAIN  # whose sets of images are used: Main's or Segmentation's
+    least: ClassVar[dict[str, float]] = {"iterations": 1, "batch": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
+
+    trained: Literal["fc6-8", "all"] = "all"  # the layers above the convolutions, or all but the Sobel filter
+    # learned from, evaluated on; settings are to be chosen on train-val
+    images: Literal["trainval-test", "train-val"] = "trainval-test"
+    iterations: int = 1000
+    batch: int = 16
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-6
+
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
+        """See Task.parts; nothing is left to resolve."""
+        if not isinstance(dataset, Devkit):
+            raise UserError(f"{self.name} needs boxes or masks, and {dataset.name} has none", fix=" or ".join(VOCS))
+        check_least(asdict(self), self.least)
+        if self.batch % processes.count():
+            happened = f"batches of {self.batch} cannot be shared evenly by {processes.count()} processes"
+            raise UserError(happened, fix=f"--batch {max(1, self.batch // processes.count()) * processes.count()}")
+        for split in self.splits:
+            dataset.ids(split, self.of)
+        return [self]
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """The sets of images that are learned from and evaluated on."""
+        training, evaluation = self.images.split("-")
+        return training, evaluation
+
+    def protocol_id(self, dataset: Dataset) -> str:
+        """See Task.protocol_id: what differs from the data set's preset is in it, but for the columns of tables."""
+        usual = {entry.name: entry.default for entry in fields(self) if entry.default is not MISSING}
+        usual |= self.presets.get(dataset.name, {}) | {name: getattr(self, name) for name in self.columns}
+        changed = [f"{name} {value}" for name, value in asdict(self).items() if value != usual[name]]
+        return ", ".join([f"{self.protocol}@{self.version}", *changed])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Settings that tables tell their columns apart by."""
+        return ("trained", "precision", "seed")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        raise NotImplementedError
+
+
+@dataclass
+class Finetuning:
+    """A model that is fine-tuned, in an evaluation; what does not learn in it is verified not to have moved."""
+
+    task: Transfer
+    bench: Evaluation
+    model: nn.Module
+    state: State
+    clip: float = math.inf
+
+    def __post_init__(self) -> None:
+        self.devkit: Devkit = self.bench.dataset  # type: ignore[assignment]
+        self.before = content({"fixed": self.fixed()}, {})
+        self.losses: list[float] = self.state.part("losses", [])
+        groups = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        lr, momentum, decay = self.task.lr, self.task.momentum, self.task.weight_decay
+        self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=decay)
+        torch.manual_seed(derive(self.task.seed, "fine-tuning", processes.rank()))  # dropout's
+        self.state.part("model", self.model)
+        self.state.part("optimizer", self.optimizer)
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The tensors of the model that do not learn: frozen weights, and the statistics of batch norm."""
+        learned = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in self.model.state_dict().items() if name not in learned}
+
+    def rows(self, split: str) -> np.ndarray:
+        """The images of a set, by their place in it: all, or as many as --limit says."""
+        count = len(self.devkit.ids(split, self.task.of))
+        return np.arange(count) if self.bench.limit is None else spaced(count, self.bench.limit)
+
+    def order(self, count: int) -> np.ndarray:
+        """The images of all iterations, one batch after the other: seeded permutations of `count`, joined."""
+        wanted = self.task.iterations * self.task.batch
+        passes = range(math.ceil(wanted / count))
+        drawn = [numpy_generator(self.task.seed, "order", number).permutation(count) for number in passes]
+        return np.concatenate(drawn)[:wanted]
+
+    def descend(self, batches: Iterable[Any], loss_of: Callable[[Any], Tensor]) -> None:
+        """A step for each batch. RunFailed for a loss that is no number."""
+        for step, batch in enumerate(batches, self.state.done("training")):
+            self.optimizer.param_groups[0]["lr"] = self.task.rate(step)
+            loss = loss_of(batch)
+            descend(loss / processes.count(), self.optimizer, clip=self.clip)
+            value = float(processes.summed(loss.detach() / processes.count()))
+            if not math.isfinite(value):
+                raise RunFailed(f"the loss became {value} in iteration {step}. Try a smaller --lr")
+            self.losses.append(value)
+
+    def conclude(self) -> dict[str, Any]:
+        """For the record: the course of the loss, and what was verified to be frozen. RunFailed if it moved."""
+        fixed = self.fixed()
+        if content({"fixed": fixed}, {}) != self.before:
+            raise RunFailed("what is frozen changed during the fine-tuning")
+        return {
+            "loss": [
+                round(float(np.mean(part)), 5) for part in np.array_split(self.losses, min(SHOWN, len(self.losses)))
+            ],
+            "frozen": f"verified: {len(fixed)} of {len(self.model.state_dict())} tensors unchanged",
+        }

@@ -1,0 +1,171 @@
+"""Which classes does an image show? Fine-tuned on Pascal VOC; the average precision of ranking images by class.
+
+python -m transfer.voc_classification                                    the reference checkpoint on minivoc
+python -m transfer.voc_classification --dataset voc2007 --checkpoint NAME --trained fc6-8
+
+The linear layers start anew, the convolutions from the checkpoint; batch norm keeps its running statistics. An image is
+seen as crops of a tenth to half of its area; its score is the sum of the outputs for ten of them. A class counts where
+it is not difficult to see.
+
+Caron et al., ECCV 2018, section 4.4, as its program has it (deepcluster.md 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transfer.finetuning import Finetuning, Transfer
+from zoo import device as devices
+from zoo import processes
+from zoo.backbones import Backbone
+from zoo.backbones.backbone import initialise
+from zoo.evaluation import Evaluation
+from zoo.options import Flag
+from zoo.run import Outcome, main
+from zoo.seeds import derive, numpy_generator
+from zoo.views import ResizedCrop, Several
+from zoo.voc.average_precision import classification_scores
+
+AREA = (0.1, 0.5)  # of a crop, as a share of the image
+CROPS = 10  # of an image that is evaluated
+CLIP = 10.0  # the largest norm of a step's gradients
+BIAS = 0.1  # of linear layers at the start
+
+
+@dataclass(frozen=True)
+class VocClassification(Transfer):
+    """Settings; those of voc2007 are the released program's."""
+
+    name: ClassVar[str] = "transfer.voc_classification"
+    version: ClassVar[int] = 1
+    protocol: ClassVar[str] = "deepcluster"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "voc2007": {"iterations": 80_000, "batch": 16, "lr": 3e-3, "halve_every": 5000},
+        "voc2012": {"iterations": 80_000, "batch": 16, "lr": 3e-3, "halve_every": 5000, "images": "train-val"},
+    }
+    least: ClassVar[dict[str, float]] = Transfer.least | {"halve_every": 1}
+
+    halve_every: int = 500  # iterations after which the learning rate is halved
+    train_bn: Flag = False  # with fc6-8: the scales and biases of batch norm learn too (the paper's 72.0)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See Transfer.columns."""
+        return (*super().columns, "train_bn")
+
+    def rate(self, step: int) -> float:
+        """See Transfer.rate."""
+        return self.lr / 2 ** (step // self.halve_every)
+
+    def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
+        state = bench.state("fine-tuning")
+        network = Classifier(bench.backbone, len(bench.dataset.classes), self.seed)
+        network.choose(self.trained, self.train_bn)
+        tuning = Finetuning(self, bench, network.to(bench.device), state, CLIP)
+        self.learn(tuning, network)
+        scores, presence = self.score(tuning, network)
+        shown = (presence == 1).any(0) if bench.limit else np.ones(len(bench.dataset.classes), bool)
+        names = [name for name, there in zip(bench.dataset.classes, shown) if there]
+        metrics, details = classification_scores(scores[:, shown], presence[:, shown], names)
+        yield Outcome(self, metrics, {**details, **tuning.conclude()})
+
+    def learn(self, tuning: Finetuning, network: Classifier) -> None:
+        """Descend on the loss: over each image's classes, summed, of those that count."""
+        bench, split = tuning.bench, self.splits[0]
+        rows, images = tuning.rows(split), tuning.devkit.read(split)
+        presence = torch.from_numpy(tuning.devkit.presence(split)).to(bench.device)
+        order = rows[tuning.order(len(rows))]
+        seed = derive(self.seed, "crops")
+        batches = bench.batches(images, order, self.view(bench), self.batch, "training", seed, tuning.state)
+
+        def loss_of(batch: tuple[np.ndarray, Tensor]) -> Tensor:
+            ids, pixels = batch
+            own = presence[torch.from_numpy(ids[processes.portion(len(ids))]).to(bench.device)]
+            return multilabel_loss(compute(network, pixels, bench), own)
+
+        network.learn()
+        tuning.descend(batches, loss_of)
+
+    @torch.no_grad()
+    def score(self, tuning: Finetuning, network: Classifier) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs (N, C) for each image evaluated, summed over its crops, and what it shows (N, C)."""
+        bench, split = tuning.bench, self.splits[1]
+        rows, images = tuning.rows(split), tuning.devkit.read(split)
+        seed = derive(self.seed, "crops evaluated")
+        view = Several(self.view(bench), CROPS)
+        scores: list[Tensor] = tuning.state.part("scores", [])
+        network.eval()
+        few = max(processes.count(), 256 // CROPS)
+        for ids, pixels in bench.batches(images, rows, view, few, "images evaluated", seed, tuning.state):
+            outputs = compute(network, pixels.flatten(0, 1), bench).unflatten(0, (-1, CROPS)).sum(1)
+            scores.append(processes.from_portions(outputs, len(ids)).cpu())
+        return torch.cat(scores).numpy(), tuning.devkit.presence(split)[rows]
+
+    def view(self, bench: Evaluation) -> ResizedCrop:
+        """A crop of the image, at the checkpoint's size."""
+        return ResizedCrop(bench.checkpoint.preprocessing.size, AREA, (1.0, 1.0), bench.dataset.flips)
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear layer on its descriptor; all linear layers are new."""
+
+    def __init__(self, backbone: Backbone, classes: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = deepcopy(backbone)
+        self.top = nn.Linear(backbone.embedding_dim, classes)
+        generator = numpy_generator(seed, "linear layers")
+        for layer in self.linear():
+            initialise(layer, "in", getattr(backbone, "linear_std", 0.01), generator)
+            nn.init.constant_(layer.bias, BIAS)
+
+    def linear(self) -> list[nn.Linear]:
+        """The linear layers, the top one last."""
+        return [module for module in self.modules() if isinstance(module, nn.Linear)]
+
+    def choose(self, trained: str, train_bn: bool) -> None:
+        """Let parameters learn: those of the linear layers, of batch norm with `train_bn`, or `all`."""
+        kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.BatchNorm2d) if train_bn else (nn.Linear,)
+        for module in self.modules():
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(trained == "all" or isinstance(module, kinds))
+        if self.backbone.sobel is not None:
+            self.backbone.sobel.requires_grad_(False)
+
+    def learn(self) -> None:
+        """Drop out, but keep batch norm's running statistics."""
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.train()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The outputs (N, classes) for normalised images (N, C, h, w)."""
+        return self.top(torch.relu(self.backbone.embed(x)))
+
+
+def compute(network: Classifier, pixels: Tensor, bench: Evaluation) -> Tensor:
+    """The network's float32 outputs (N, classes) for pixels 0..255."""
+    x = bench.checkpoint.preprocessing.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    with devices.autocast(bench.device, bench.precision):
+        return network(x).float()
+
+
+def multilabel_loss(outputs: Tensor, presence: Tensor) -> Tensor:
+    """The binary cross-entropies of each image's classes, summed over those that count, as a mean over images.
+
+    outputs: (N, C). presence: (N, C) as in VOC's lists: 1, -1, and 0, which does not count.
+    """
+    each = F.binary_cross_entropy_with_logits(outputs, (presence == 1).float(), reduction="none")
+    return (each * (presence != 0)).sum() / len(outputs)
+
+
+if __name__ == "__main__":
+    main(VocClassification)
