@@ -1,5 +1,6 @@
 # make bench    install, then pretrain, probe and tabulate on the embedded digits, in a store of its own
 # make test     install what tests need, then run them
+# make engines  install detectron2 and mmsegmentation too; nothing but their own tests needs them
 PYTHON ?= python3
 VENV ?= .venv
 # Which faiss: cpu, or gpu on a machine with an NVIDIA GPU.
@@ -12,10 +13,11 @@ PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check --quiet $(ad
 RUN = $(VENV)/bin/python
 BENCH = runs/bench
 
-.PHONY: install install-dev bench test lint types records reference ablations benchmarks clean
+.PHONY: install install-dev engines bench test test-engines lint types records reference ablations benchmarks clean
 
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
+engines: $(VENV)/installed-engines
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +31,24 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) -e '.[$(FAISS),dev]'
 	@touch $@
 
+# As listed and hashed in transfer/engines/requirements, without looking for dependencies: those would bring a second
+# OpenCV. detectron2 is taken from its source distribution, without the C++ sources that are missing there.
+LISTS = transfer/engines/requirements
+HASHED = --require-hashes --no-deps --no-build-isolation
+SDIST = $(VENV)/pb1-detectron2
+$(VENV)/installed-engines: $(wildcard $(LISTS)/*.txt) transfer/engines/sdist.py $(VENV)/installed
+	@echo "installing detectron2 and mmsegmentation into $(VENV): about 400 MB, a minute"
+	$(PIP) $(HASHED) -r $(LISTS)/setuptools.txt
+	$(PIP) $(HASHED) -r $(LISTS)/engines.txt
+	$(RUN) -c 'import cv2; cv2.ximgproc' 2>/dev/null || $(PIP) $(HASHED) -r $(LISTS)/opencv.txt
+	@rm -rf $(SDIST) && mkdir $(SDIST)
+	$(RUN) -m pip download --disable-pip-version-check --quiet $(HASHED) --no-binary :all: -d $(SDIST) -r $(LISTS)/detectron2.txt
+	tar -xzf $(SDIST)/*.tar.gz --strip-components 1 -C $(SDIST)
+	$(RUN) -m transfer.engines.sdist $(SDIST)
+	$(PIP) --no-deps --no-build-isolation $(SDIST)
+	@rm -rf $(SDIST)
+	@touch $@
+
 # The main job, from nothing to tables. --force: it always runs. Its records and tables stay out of the committed ones.
 bench: install
 	@rm -rf $(BENCH) && mkdir -p $(BENCH)
@@ -40,6 +60,9 @@ bench: install
 
 test: install-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
+
+test-engines: install-dev engines
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile tests/engines tests/test_transfer_scores.py tests/test_proposals.py
 
 lint: install-dev
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
@@ -64,10 +87,11 @@ ablations: install
 	$(RUN) -m pretrain.ablate all --jobs 2
 	$(RUN) -m results.tables
 
-# Leave the machine to it: a quarter of an hour on two cores, 5 GB of memory.
+# Leave the machine to it: half an hour on two cores, 5 GB of memory.
 benchmarks: install
 	@mkdir -p benchmarks/results
-	$(RUN) -m benchmarks.mmdc_epoch > benchmarks/results/mmdc_epoch.md
+	$(RUN) -m benchmarks.epoch > benchmarks/results/epoch.md
+	$(RUN) -m benchmarks.epoch --method mmdc > benchmarks/results/epoch_mmdc.md
 	$(RUN) -m benchmarks.whitening > benchmarks/results/whitening.md
 	$(RUN) -m benchmarks.reading > benchmarks/results/reading.md
 	$(RUN) -m benchmarks.pic > benchmarks/results/pic.md

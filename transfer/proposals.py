@@ -63,7 +63,7 @@ def selective_search() -> Search:
         search = make()
         search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))  # OpenCV's images are BGR
         search.switchToSelectiveSearchFast()
-        return search.process()
+        return np.asarray(search.process())
 
     return Search(f"selective-search-fast-opencv-{cv2.__version__}", find)
 
