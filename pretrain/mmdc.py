@@ -235,8 +235,10 @@ def compute_outputs(network: nn.ModuleDict, pixels: Tensor, run: Training) -> Te
 def evaluate(network: nn.ModuleDict, centre: ArrayImages, run: Training) -> Tensor:
     """Outputs (n, dim) of every image, on the CPU."""
     own = centre.pixels[processes.share(len(centre))]
-    found = torch.cat([compute_outputs(network, pixels, run).cpu() for pixels in own.split(512)])
-    return processes.gathered(found).clone()
+    found = torch.empty(len(own), network["top_layer"].out_features)
+    for part, pixels in zip(found.split(512), own.split(512)):  # in their place: small pieces would scatter the heap
+        part.copy_(compute_outputs(network, pixels, run))
+    return processes.gathered(found)
 
 
 def parameter_groups(network: nn.ModuleDict, weight_decay: float) -> list[dict]:

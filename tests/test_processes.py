@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROO
 def torchrun(*words, number=2):
     """The finished process of torchrun with that many processes on these words."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), *words]
-    return subprocess.run(list(map(str, line)), cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=100)
+    return subprocess.run(list(map(str, line)), cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=900)
 
 
 TOGETHER = """
