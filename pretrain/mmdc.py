@@ -9,7 +9,7 @@ Shiran & Weinshall, "Multi-Modal Deep Clustering: Unsupervised Partitioning of I
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -235,7 +235,8 @@ def compute_outputs(network: nn.ModuleDict, pixels: Tensor, run: Training) -> Te
 def evaluate(network: nn.ModuleDict, centre: ArrayImages, run: Training) -> Tensor:
     """Outputs (n, dim) of every image, on the CPU."""
     own = centre.pixels[processes.share(len(centre))]
-    found = torch.empty(len(own), network["top_layer"].out_features)
+    head = cast(nn.Linear, network["top_layer"])
+    found = torch.empty(len(own), head.out_features)
     for part, pixels in zip(found.split(512), own.split(512)):  # in their place: small pieces would scatter the heap
         part.copy_(compute_outputs(network, pixels, run))
     return processes.gathered(found)
