@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,11 @@ from torch import Tensor
 from results.errors import RunFailed
 from results.files import as_user_error, digest, sync
 from zoo import processes
+from zoo.datasets.dataset import MERGED, spaced
+from zoo.datasets.images import Images
 from zoo.evaluation import Evaluation
 from zoo.state import remove
+from zoo.views import View
 
 SMALL = 4096  # most features of a layer in the `small` protocol, kNN and clustering
 BATCH = 256
@@ -40,29 +43,53 @@ def pool_to(maps: Tensor, most: int) -> Tensor:
     return F.adaptive_avg_pool2d(maps, side).flatten(1)
 
 
-def load(bench: Evaluation, split: str, layers: Sequence[str]) -> dict[str, np.ndarray]:
-    """Features (N, d) float32 of each layer, un-augmented, pooled to at most 4096, as read-only memory maps.
+def load(
+    bench: Evaluation, split: str, layers: Sequence[str], view: View | None = None, most: int = SMALL
+) -> dict[str, np.ndarray]:
+    """Features (N, d) float32 of each layer, un-augmented, pooled to at most `most`, as read-only memory maps.
+
+    view: how the images are seen; by default as the checkpoint looks at one that is not augmented.
 
     What is not cached yet is computed in one pass for all layers, by many processes together if there are such: the
     first writes what all read. RunFailed if a feature is not a finite number.
     """
-    paths = {layer: bench.cache / "features" / f"{_key(bench, split, layer)}.npy" for layer in layers}
+    wanted = Wanted(split, view, most)
+    paths = {layer: bench.cache / "features" / f"{wanted.key(bench, layer)}.npy" for layer in layers}
     missing = processes.by_first(lambda: {layer: path for layer, path in paths.items() if not path.exists()})
     for layer in paths.keys() - missing.keys():
         bench.partial(paths[layer]).unlink(missing_ok=True)  # another run has made what this one was stopped in
     if missing:
-        _compute(bench, split, missing)
+        _compute(bench, wanted, missing)
     return {layer: np.load(paths[layer], mmap_mode="r") for layer in layers}
 
 
-def _key(bench: Evaluation, split: str, layer: str) -> str:
-    pixels = (bench.dataset.fingerprint(), split, bench.limit, asdict(bench.checkpoint.preprocessing))
-    return digest([bench.sha256, bench.device.type, bench.precision, *pixels, layer, SMALL])[:24]
+@dataclass(frozen=True)
+class Wanted:
+    """Which features: of which images, how these are seen, and the most that there may be of a layer."""
+
+    split: str
+    view: View | None
+    most: int
+
+    def key(self, bench: Evaluation, layer: str) -> str:
+        """A digest of all that these features of a layer are made of."""
+        pixels = (bench.dataset.fingerprint(), self.split, bench.limit, asdict(bench.checkpoint.preprocessing))
+        seen = () if self.view is None else (repr(self.view),)  # a frozen dataclass: its name and all that it holds
+        return digest([bench.sha256, bench.device.type, bench.precision, *pixels, layer, self.most, *seen])[:24]
+
+    def open(self, bench: Evaluation) -> Images:
+        """The images: of a split, of all, or of another set that the data set has (a devkit's train and val)."""
+        dataset = bench.dataset
+        if self.split in (*dataset.splits, MERGED):
+            return bench.open(self.split)
+        images = dataset.read(self.split)
+        return images if bench.limit is None else images.subset(spaced(len(images), bench.limit))
 
 
-def _compute(bench: Evaluation, split: str, paths: dict[str, Path]) -> None:
+def _compute(bench: Evaluation, wanted: Wanted, paths: dict[str, Path]) -> None:
     """Make the files of the layers' features, or go on where this run was stopped in it."""
-    images, what = bench.open(split), f"features of {split}"
+    images, what = wanted.open(bench), f"features of {wanted.split}"
+    view = wanted.view or bench.view(images)
     writes = processes.rank() == 0
     tables = {layer: Growing(path, bench.partial(path), len(images)) for layer, path in paths.items() if writes}
     state = bench.state(what)
@@ -73,9 +100,9 @@ def _compute(bench: Evaluation, split: str, paths: dict[str, Path]) -> None:
         state.part(layer, table)
     try:
         rows = np.arange(len(images))
-        for ids, pixels in bench.batches(images, rows, bench.view(images), BATCH, what, state=state):
+        for ids, pixels in bench.batches(images, rows, view, BATCH, what, state=state):
             for layer, maps in bench.maps(pixels, list(paths)).items():
-                pooled = processes.from_portions(_finite(pool_to(maps, SMALL), layer, bench), len(ids))
+                pooled = processes.from_portions(_finite(pool_to(maps, wanted.most), layer, bench), len(ids))
                 if writes:
                     tables[layer].put(ids, pooled.cpu().numpy())
     except BaseException as error:

@@ -15,7 +15,9 @@ from toys import Toy, bench, random_checkpoint
 
 from probes.features import SMALL, load, pack, pool_to, unpack
 from results.errors import RunFailed, UserError
+from results.files import digest
 from zoo.checkpoint import Checkpoint
+from zoo.views import CentreCrop, Stretch
 
 TOY = Toy()
 
@@ -119,6 +121,27 @@ def test_another_anything_is_another_file(tmp_path):
     load(benches[0], "test", ["conv4"])
     load(benches[0], "merged", ["conv5"])
     assert len(kept(benches[0])) == len(benches) + 3
+
+
+def test_the_usual_features_keep_their_files(held):
+    """Those that were cached before a view and a pool could be asked for are found again."""
+    load(held, "test", ["conv5"])
+    pixels = (TOY.fingerprint(), "test", None, dataclasses.asdict(held.checkpoint.preprocessing))
+    assert kept(held) == [f"{digest([held.sha256, 'cpu', 'fp32', *pixels, 'conv5', 4096])[:24]}.npy"]
+
+
+def test_another_view_or_pool_is_another_file(held):
+    usual = load(held, "test", ["conv2"])["conv2"]
+    few = load(held, "test", ["conv2"], most=300)["conv2"]
+    assert few.shape == (24, 64 * 2 * 2)
+    halves = load(held, "test", ["conv2"], CentreCrop(16, 32))["conv2"]
+    quarters = load(held, "test", ["conv2"], CentreCrop(8, 32))["conv2"]
+    stretched = load(held, "test", ["conv2"], Stretch(32))["conv2"]
+    assert len(kept(held)) == 5
+    assert usual.shape == halves.shape
+    assert not (usual == halves).all()
+    assert not (halves == quarters).all()
+    np.testing.assert_array_equal(stretched, usual)  # of a square image it is the whole too
 
 
 def test_a_limit_never_stands_for_the_whole(tmp_path):

@@ -55,8 +55,8 @@ def test_the_registry_finds_the_modules_that_define_a_method_or_task():
 def test_a_bare_command_runs_the_defaults(kind):
     settings, options = parse(kind, [])
     assert settings == kind()
-    assert options == (MethodOptions if issubclass(kind, Method) else TaskOptions)()
-    assert options.dataset == "digits"
+    assert options == (MethodOptions if issubclass(kind, Method) else TaskOptions)(dataset=kind.home)
+    assert kind.home == ("minivoc" if kind.name == "probes.svm" else "digits")
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=lambda kind: kind.name)
