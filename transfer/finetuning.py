@@ -123,7 +123,7 @@ class Finetuning:
         return np.concatenate(drawn)[:wanted]
 
     def descend(self, batches: Iterable[Any], loss_of: Callable[[Any], Tensor]) -> None:
-        """A step for each batch. RunFailed for a loss that is no number."""
+        """A step for each batch. RunFailed for a loss that is no number, and for weights that are none at the end."""
         for step, batch in enumerate(batches, self.state.done("training")):
             self.optimizer.param_groups[0]["lr"] = self.task.rate(step)
             loss = loss_of(batch)
@@ -132,6 +132,8 @@ class Finetuning:
             if not math.isfinite(value):
                 raise RunFailed(f"the loss became {value} in iteration {step}. Try a smaller --lr")
             self.losses.append(value)
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise RunFailed("the last iteration left weights that are no numbers. Try a smaller --lr")
 
     def conclude(self) -> dict[str, Any]:
         """For the record: the course of the loss, and what was verified to be frozen. RunFailed if it moved."""

@@ -1,0 +1,168 @@
+"""Which class does each pixel belong to? Fully convolutional networks fine-tuned on Pascal VOC; the mean IoU.
+
+python -m transfer.voc_segmentation                                      the reference checkpoint on minivoc
+python -m transfer.voc_segmentation --dataset voc2012 --checkpoint NAME --trained fc6-8
+
+fc6 and fc7 are convolutions with the checkpoint's weights, the layer of scores is new; batch norm keeps its running
+statistics. Learned from are squares in which an image lies, or that are cut out of it; each image is evaluated whole,
+at its own size. Pixels of 255 (borders, and what is difficult) count nowhere. The loss is the mean cross-entropy over
+the pixels of a batch; 0 if none counts.
+
+The paper's setting is FCN-32s on AlexNet (deepcluster.md 2.4; transfer/fcn.py says how ours departs). voc2012 has the
+values of its solver, with batches of 20 images where that adds up 20 gradients, and one learning rate for weights and
+biases. Its further training images (SBD) are not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from transfer.fcn import Fcn, spread
+from transfer.finetuning import Finetuning, Transfer
+from transfer.masked import MaskedImages, Placed, Whole
+from transfer.pictures import Panel, draw_mask, save_beside
+from transfer.scores import confusion, segmentation_scores
+from zoo import device as devices
+from zoo import processes
+from zoo.datasets.dataset import spaced
+from zoo.evaluation import Evaluation
+from zoo.options import TaskOptions, TransferOptions
+from zoo.preprocessing import Preprocessing
+from zoo.run import Outcome, main
+from zoo.seeds import derive
+from zoo.voc.devkit import SEGMENTATION
+from zoo.voc.masks import BORDER
+from zoo.warp import resize
+
+FCN_ALEXNET: dict[str, Any] = dict(iterations=100_000, batch=20, lr=1e-4, power=0.0, crop=512, scale=1.0)
+
+
+@dataclass(frozen=True)
+class VocSegmentation(Transfer):
+    """Settings; those of voc2012 are FCN-AlexNet's."""
+
+    name: ClassVar[str] = "transfer.voc_segmentation"
+    version: ClassVar[int] = 1
+    protocol: ClassVar[str] = "deepcluster"
+    of: ClassVar[str] = SEGMENTATION
+    options: ClassVar[type[TaskOptions]] = TransferOptions
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "voc2007": FCN_ALEXNET,
+        "voc2012": FCN_ALEXNET | {"images": "train-val"},
+    }
+    least: ClassVar[dict[str, float]] = Transfer.least | {"power": 0, "crop": 1, "scale": 1e-3}
+
+    engine: Literal["torchvision"] = "torchvision"  # who trains and evaluates
+    iterations: int = 300
+    lr: float = 1e-2
+    weight_decay: float = 5e-4
+    power: float = 0.9  # of what is left of the iterations, by which the learning rate falls; 0: it does not
+    crop: int = 128  # side of the squares that are learned from, in pixels of the images
+    scale: float = 0.5  # of an image as the network sees it; masks and scores have its own pixels
+
+    def rate(self, step: int) -> float:
+        """See Transfer.rate."""
+        return self.lr * (1 - step / self.iterations) ** self.power
+
+    def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
+        state = bench.state("fine-tuning")
+        names = ("background", *bench.dataset.classes)
+        network = Fcn(bench.backbone, len(names), self.seed)
+        network.choose(self.trained)
+        network.to(bench.device).to(memory_format=torch.channels_last)
+        tuning = Finetuning(self, bench, network, state)
+        self.learn(tuning, network)
+        metrics, details = segmentation_scores(self.measure(tuning, network), names)
+        self.draw(tuning, network)
+        yield Outcome(self, metrics, {**details, "engine": self.engine, **tuning.conclude()})
+
+    def learn(self, tuning: Finetuning, network: Fcn) -> None:
+        """Descend on the loss of the pixels that count."""
+        bench, split = tuning.bench, self.splits[0]
+        rows, seed = tuning.rows(split), derive(self.seed, "squares")
+        order = rows[tuning.order(len(rows))]
+        view = Placed(self.crop, mean_colour(bench.checkpoint.preprocessing), bench.dataset.flips)
+        images = MaskedImages(tuning.devkit, split)
+        batches = bench.batches(images, order, view, self.batch, "training", seed, tuning.state)
+
+        def loss_of(batch: tuple[np.ndarray, Tensor]) -> Tensor:
+            pixels, masks = batch[1][:, :3], batch[1][:, 3]
+            return pixel_loss(compute(network, pixels, bench, self.scale), masks)
+
+        network.learn()
+        tuning.descend(batches, loss_of)
+
+    @torch.no_grad()
+    def measure(self, tuning: Finetuning, network: Fcn) -> np.ndarray:
+        """How often pixels of one class were found to be of another: the confusion, int64 (C + 1, C + 1)."""
+        bench, split = tuning.bench, self.splits[1]
+        rows, images = tuning.rows(split), MaskedImages(tuning.devkit, split)
+        classes = 1 + len(bench.dataset.classes)
+        found = tuning.state.part("confusion", {"own": torch.zeros((classes, classes), dtype=torch.int64)})
+        network.eval()
+        few = processes.count()  # one each: they differ in size
+        for ids, pixels in bench.batches(images, rows, Whole(), few, "images evaluated", 0, tuning.state):
+            predicted = compute(network, pixels[:, :3], bench, self.scale).argmax(1)
+            own = processes.share(len(ids))
+            if own.stop > own.start:  # where images are fewer than processes, some are given one that is another's
+                found["own"] += confusion(predicted, pixels[:, 3], classes).cpu()
+        return processes.summed(found["own"]).numpy()
+
+    @torch.no_grad()
+    def draw(self, tuning: Finetuning, network: Fcn) -> None:
+        """Draw as many of the images as are asked for: as they are, what is annotated, and what is found."""
+        bench, split = tuning.bench, self.splits[1]
+        if not bench.save_pictures or bench.directory is None or processes.rank():
+            return
+        rows, images = tuning.rows(split), MaskedImages(tuning.devkit, split)
+        some = rows[spaced(len(rows), bench.save_pictures)]
+        for number, (_, pixels) in zip(some, images.batches(some, 1, Whole(), 0, bench.device, bench.workers)):
+            (found,) = compute(network, pixels[:, :3], bench, self.scale).argmax(1)
+            panels = show(pixels[0].cpu(), found.cpu())
+            save_beside(bench.directory / "pictures" / f"{images.path(number).stem}.png", panels)
+
+
+def compute(network: Fcn, pixels: Tensor, bench: Evaluation, scale: float) -> Tensor:
+    """The network's float32 scores (N, classes, h, w) of images, uint8 (N, 3, h, w)."""
+    size = pixels.shape[-2:]
+    height, width = (max(1, round(scale * side)) for side in size)
+    seen = bench.checkpoint.preprocessing.normalise(resize(pixels, height, width))
+    with devices.autocast(bench.device, bench.precision):
+        scores = network(seen.contiguous(memory_format=torch.channels_last)).float()
+    return spread(scores, size, [network.stride * side / less for side, less in zip(size, (height, width))])
+
+
+def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:
+    """The mean cross-entropy over the pixels of the batch that count; 0 if none does.
+
+    scores: (N, C, h, w). masks: (N, h, w), BORDER where a pixel does not count. Of many processes, the mean of what
+    they return is that over the pixels of all.
+    """
+    total = F.cross_entropy(scores, masks.long(), ignore_index=BORDER, reduction="none").sum()
+    counted = processes.summed((masks != BORDER).sum())
+    return processes.count() * total / counted.clamp(min=1)
+
+
+def show(seen: Tensor, found: Tensor) -> list[Panel]:
+    """An image with its mask, uint8 (4, h, w): as it is, what is annotated, and what was found (h, w)."""
+    image = Image.fromarray(seen[:3].permute(1, 2, 0).numpy())
+    masks = {"image": torch.zeros_like(seen[3]), "annotated": seen[3], "found": found.to(torch.uint8)}
+    return [Panel(title, draw_mask(image, mask.numpy())) for title, mask in masks.items()]
+
+
+def mean_colour(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """The grey levels that `normalise` brings to 0, nearly: red, green, blue."""
+    red, green, blue = (round(255 * value) for value in np.broadcast_to(preprocessing.mean, 3).tolist())
+    return red, green, blue
+
+
+if __name__ == "__main__":
+    main(VocSegmentation)
