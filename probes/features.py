@@ -44,16 +44,16 @@ def pool_to(maps: Tensor, most: int) -> Tensor:
 
 
 def load(
-    bench: Evaluation, split: str, layers: Sequence[str], view: View | None = None, most: int = SMALL
+    bench: Evaluation, split: str, layers: Sequence[str], view: View | None = None, most: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Features (N, d) float32 of each layer, un-augmented, pooled to at most `most`, as read-only memory maps.
+    """Features (N, d) float32 of each layer, un-augmented, pooled to at most `most` (SMALL), as read-only memory maps.
 
     view: how the images are seen; by default as the checkpoint looks at one that is not augmented.
 
     What is not cached yet is computed in one pass for all layers, by many processes together if there are such: the
     first writes what all read. RunFailed if a feature is not a finite number.
     """
-    wanted = Wanted(split, view, most)
+    wanted = Wanted(split, view, SMALL if most is None else most)
     paths = {layer: bench.cache / "features" / f"{wanted.key(bench, layer)}.npy" for layer in layers}
     missing = processes.by_first(lambda: {layer: path for layer, path in paths.items() if not path.exists()})
     for layer in paths.keys() - missing.keys():
