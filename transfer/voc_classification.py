@@ -4,8 +4,8 @@ python -m transfer.voc_classification                                    the ref
 python -m transfer.voc_classification --dataset voc2007 --checkpoint NAME --trained fc6-8
 
 The linear layers start anew, the convolutions from the checkpoint; batch norm keeps its running statistics. An image is
-seen as crops of a tenth to half of its area; its score is the sum of the outputs for ten of them. A class counts where
-it is not difficult to see.
+seen as square crops, of VOC's a tenth to half of its area; its score is the sum of the outputs for ten of them. A class
+counts where it is not difficult to see.
 
 Caron et al., ECCV 2018, section 4.4, as its program has it (deepcluster.md 2.2).
 """
@@ -34,10 +34,11 @@ from zoo.seeds import derive, numpy_generator
 from zoo.views import ResizedCrop, Several
 from zoo.voc.average_precision import classification_scores
 
-AREA = (0.1, 0.5)  # of a crop, as a share of the image
 CROPS = 10  # of an image that is evaluated
 CLIP = 10.0  # the largest norm of a step's gradients
 BIAS = 0.1  # of linear layers at the start
+
+RELEASED: dict[str, Any] = dict(iterations=80_000, batch=16, lr=3e-3, halve_every=5000, area=(0.1, 0.5))
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,13 @@ class VocClassification(Transfer):
     version: ClassVar[int] = 1
     protocol: ClassVar[str] = "deepcluster"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "voc2007": {"iterations": 80_000, "batch": 16, "lr": 3e-3, "halve_every": 5000},
-        "voc2012": {"iterations": 80_000, "batch": 16, "lr": 3e-3, "halve_every": 5000, "images": "train-val"},
+        "voc2007": RELEASED,
+        "voc2012": RELEASED | {"images": "train-val"},
     }
     least: ClassVar[dict[str, float]] = Transfer.least | {"halve_every": 1}
 
     halve_every: int = 500  # iterations after which the learning rate is halved
+    area: tuple[float, float] = (0.4, 1.0)  # of the crops that are seen of an image, as a share of it
     train_bn: Flag = False  # with fc6-8: the scales and biases of batch norm learn too (the paper's 72.0)
 
     @property
@@ -111,7 +113,7 @@ class VocClassification(Transfer):
 
     def view(self, bench: Evaluation) -> ResizedCrop:
         """A crop of the image, at the checkpoint's size."""
-        return ResizedCrop(bench.checkpoint.preprocessing.size, AREA, (1.0, 1.0), bench.dataset.flips)
+        return ResizedCrop(bench.checkpoint.preprocessing.size, self.area, (1.0, 1.0), bench.dataset.flips)
 
 
 class Classifier(nn.Module):

@@ -17,12 +17,13 @@ from zoo.voc.annotation import Box
 from zoo.voc.masks import BORDER
 
 SHORT, LONG = 120, 160  # pixels: the shorter side of every image, and the longest that the other can be
-OBJECTS = (0.25, 0.35, 0.25, 0.15)  # how many images have 1, 2, 3, 4 objects
-EXTENT = (34, 110)  # pixels: the longer side of an object before it is turned
+OBJECTS = (0.45, 0.3, 0.15, 0.1)  # how many images have 1, 2, 3, 4 objects
+EXTENT = (40, 112)  # pixels: the longer side of an object before it is turned
 DEGREES = 15.0  # largest rotation
 CUT = 0.25  # how many objects may lie over the border
 HIDDEN, TINY = 0.4, 20
 SEEN = 0.2  # what is left to see of every object, at least
+LIGHT = 155  # the luminance from which a ground has darker objects
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -121,7 +122,7 @@ def draw_background(photograph: Image.Image, size: tuple[int, int], rng: np.rand
     part = (left, top, left + scale * width, top + scale * height)
     seen = photograph.resize((width, height), Image.Resampling.BICUBIC, box=part)
     pixels = np.asarray(seen, dtype=np.float64)[:, :: rng.choice((1, -1))]
-    return rng.uniform(0, 60) + rng.uniform(0.4, 0.6) * pixels
+    return rng.uniform(0, 40) + rng.uniform(0.25, 0.45) * pixels
 
 
 def place(scene: Scene, pictures: Pictures, rng: np.random.Generator) -> None:
@@ -165,9 +166,12 @@ def cut_out(picture: np.ndarray, pictures: Pictures, rng: np.random.Generator) -
 
 
 def draw_colour(ground: float, rng: np.random.Generator) -> np.ndarray:
-    """float64 (3,) in 0..255: a colour of any hue, well lighter or darker than a ground of this luminance."""
-    far = rng.uniform(80, 130)
-    luminance = ground + far if ground < 150 else ground - far
+    """float64 (3,) in 0..255: a colour of any hue, well lighter than a ground of this luminance.
+
+    Darker than a light one, which photographs are not (see draw_background), but objects that lie below.
+    """
+    far = rng.uniform(100, 160)
+    luminance = ground + far if ground < LIGHT else ground - far
     hue = rng.uniform(-1, 1, 3)
     hue -= hue @ LUMINANCE
-    return np.clip(luminance + 90 * hue / np.abs(hue).max(), 0, 255)
+    return np.clip(luminance + 50 * hue / np.abs(hue).max(), 0, 255)
