@@ -1,5 +1,8 @@
-"""Fully convolutional networks: the checkpoint's tensors in them, what they compute, where their cells lie."""
+"""Fully convolutional networks: the checkpoint's tensors in them, what they compute, where cells lie; the loss."""
 
+from unittest.mock import patch
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +10,12 @@ from networks import noise, unsettle
 from torch import nn
 
 from results.errors import UserError
-from transfer.fcn import Fcn, convolutional, describe, fill_up, outline, shares, spread
+from transfer.fcn import Fcn, convolutional, describe, fill_up, outline, pixel_loss, shares, spread
+from zoo import processes
 from zoo.backbones import BACKBONES, allocate, build, empty
 from zoo.backbones.plain import Plain
 from zoo.backbones.sobel import constants
+from zoo.voc.masks import BORDER
 
 STRIDES = {"alexnet": 32, "alexnet32": 8, "vgg16": 32, "small_vgg": 16, "resnet18": 4, "resnet34": 4, "resnet50": 8}
 LINEAR = ("alexnet", "alexnet32", "vgg16")
@@ -211,3 +216,37 @@ def test_upsampling_of_height_and_width():
     scores = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
     found = spread(scores, (3, 5), (2, 4))
     assert found[0, 0].tolist() == [[0, 0.25, 0.5, 0.75, 1], [1, 1.25, 1.5, 1.75, 2], [2, 2.25, 2.5, 2.75, 3]]
+
+
+def test_batch_norm_keeps_its_statistics_while_dropout_is_on():
+    network = Fcn(build("alexnet32"), 3, 0)
+    network.learn()
+    modes = {type(module): module.training for module in network.modules()}
+    assert modes[torch.nn.Dropout]
+    assert not modes[torch.nn.BatchNorm2d]
+
+
+def test_the_loss_by_hand():
+    scores = torch.tensor([[[[1.0, 0.5], [2.0, 0.0]], [[0.0, -1.0], [1.0, 3.0]]]])  # two classes, 2 x 2 pixels
+    masks = torch.tensor([[[0, 1], [BORDER, 1]]], dtype=torch.uint8)
+    each = [np.log(1 + np.exp(other - own)) for own, other in ((1, 0), (-1, 0.5), (3, 0))]
+    assert pixel_loss(scores, masks).item() == pytest.approx(sum(each) / 3)
+
+
+def test_the_loss_of_a_batch_in_which_no_pixel_counts_is_zero():
+    scores = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = pixel_loss(scores, torch.full((2, 4, 4), BORDER, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert not scores.grad.any()
+
+
+def test_the_loss_of_processes_is_that_of_all_their_pixels():
+    draws = torch.Generator().manual_seed(0)
+    scores, masks = torch.randn(4, 3, 5, 5, generator=draws), torch.randint(0, 3, (4, 5, 5), generator=draws)
+    masks[0, :4] = BORDER  # the first process has fewer pixels that count
+    counted = (masks != BORDER).sum()
+    whole = pixel_loss(scores, masks)
+    with patch.object(processes, "count", lambda: 2), patch.object(processes, "summed", lambda values: counted):
+        halves = [pixel_loss(scores[part], masks[part]) for part in (slice(0, 2), slice(2, 4))]
+    assert (sum(halves) / 2).item() == pytest.approx(whole.item(), rel=1e-6)

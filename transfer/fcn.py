@@ -24,50 +24,107 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from results.errors import UserError
+from zoo import device as devices
+from zoo import processes
 from zoo.backbones import Backbone, empty
 from zoo.backbones.backbone import initialise
 from zoo.backbones.plain import Plain
 from zoo.backbones.resnet import ResNet
 from zoo.seeds import numpy_generator
+from zoo.voc.masks import BORDER
 
 SIDES = (512, 1024)  # of images whose numbers of cells tell how far cells are apart: multiples of any stride
 DROPPED = 0.1  # by the FCN head, as in torchvision
 
 
-class Fcn(nn.Module):
-    """A backbone that takes images of any size, and what scores its cells, which are `stride` pixels apart."""
+class PixelNetwork(nn.Module):
+    """What scores the classes of every pixel: the trunk is the checkpoint's, the head is new."""
 
-    def __init__(self, backbone: Backbone, classes: int, seed: int) -> None:
-        super().__init__()
-        self.backbone = convolutional(deepcopy(backbone))
-        channels, self.stride = outline(backbone)
-        plain = isinstance(backbone, Plain)
-        scores = nn.Conv2d(channels if plain else channels // 4, classes, 1)
-        self.head = nn.Sequential(*([] if plain else widen_view(channels)), scores)
-        generator = numpy_generator(seed, "layers of scores")
-        for layer in self.head:
-            initialise(layer, "in", None, generator)
-        nn.init.zeros_(scores.weight)
+    def ends(self) -> tuple[Backbone, nn.Module]:
+        """The trunk and the head."""
+        raise NotImplementedError
+
+    def scores(self, seen: Tensor, size: Sequence[int]) -> Tensor:
+        """The float32 scores (N, classes, height, width) of the pixels of images of `size`.
+
+        seen: the images as the network takes them (N, C, h, w): normalised, perhaps scaled.
+        """
+        raise NotImplementedError
+
+    def loss(self, seen: Tensor, masks: Tensor) -> Tensor:
+        """The mean cross-entropy over the pixels that count, of images and their masks (N, height, width).
+
+        0 if none counts. Of many processes, the mean of what they return is that over the pixels of all.
+        """
+        raise NotImplementedError
 
     def choose(self, trained: str) -> None:
         """Let parameters learn: those above the convolutions (fc6-8), or all but the Sobel filter's."""
+        trunk, head = self.ends()
         self.requires_grad_(trained == "all")
-        self.head.requires_grad_(True)
-        if isinstance(self.backbone, Plain):
-            self.backbone.classifier.requires_grad_(True)
-        if self.backbone.sobel is not None:
-            self.backbone.sobel.requires_grad_(False)
+        head.requires_grad_(True)
+        if isinstance(trunk, Plain):
+            trunk.classifier.requires_grad_(True)
+        if trunk.sobel is not None:
+            trunk.sobel.requires_grad_(False)
 
     def learn(self) -> None:
         """Drop out, but keep batch norm's running statistics."""
         self.eval()
         for module in self.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.Dropout | nn.Dropout2d):
                 module.train()
+
+
+class Fcn(PixelNetwork):
+    """A backbone that takes images of any size, and what scores its cells, which are `stride` pixels apart."""
+
+    def __init__(self, backbone: Backbone, classes: int, seed: int, precision: str = "fp32") -> None:
+        super().__init__()
+        self.precision = precision
+        self.backbone = convolutional(deepcopy(backbone))
+        channels, self.stride = outline(backbone)
+        plain = isinstance(backbone, Plain)
+        scores = nn.Conv2d(channels if plain else channels // 4, classes, 1)
+        self.head = nn.Sequential(*([] if plain else widen_view(channels)), scores)
+        draw(list(self.head), seed)
+
+    def ends(self) -> tuple[Backbone, nn.Module]:
+        """See PixelNetwork.ends."""
+        return self.backbone, self.head
 
     def forward(self, x: Tensor) -> Tensor:
         """The scores (N, classes, k, l) of the cells of normalised images (N, C, h, w)."""
         return self.head(describe(self.backbone, fill_up(x, self.stride)))
+
+    def scores(self, seen: Tensor, size: Sequence[int]) -> Tensor:
+        """See PixelNetwork.scores."""
+        with devices.autocast(seen.device, self.precision):
+            cells = self(seen).float()
+        return spread(cells, size, [self.stride * side / less for side, less in zip(size, seen.shape[-2:])])
+
+    def loss(self, seen: Tensor, masks: Tensor) -> Tensor:
+        """See PixelNetwork.loss."""
+        return pixel_loss(self.scores(seen, masks.shape[-2:]), masks)
+
+
+def draw(layers: Sequence[nn.Module], seed: int) -> None:
+    """Give the layers of a head their initial values; the last, which gives the scores, starts at zero."""
+    generator = numpy_generator(seed, "layers of scores")
+    for layer in layers:
+        initialise(layer, "in", None, generator)
+    nn.init.zeros_(layers[-1].get_parameter("weight"))
+
+
+def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:
+    """The mean cross-entropy over the pixels of the batch that count; 0 if none does.
+
+    scores: (N, C, h, w). masks: (N, h, w), BORDER where a pixel does not count. Of many processes, the mean of what
+    they return is that over the pixels of all.
+    """
+    total = F.cross_entropy(scores, masks.long(), ignore_index=BORDER, reduction="none").sum()
+    counted = processes.summed((masks != BORDER).sum())
+    return processes.count() * total / counted.clamp(min=1)
 
 
 def convolutional(backbone: Backbone) -> Backbone:

@@ -2,6 +2,7 @@
 
 python -m transfer.voc_segmentation                                      the reference checkpoint on minivoc
 python -m transfer.voc_segmentation --dataset voc2012 --checkpoint NAME --trained fc6-8
+python -m transfer.voc_segmentation --engine mmseg                       its own model, trained and scored alike
 
 fc6 and fc7 are convolutions with the checkpoint's weights, the layer of scores is new; batch norm keeps its running
 statistics. Learned from are squares in which an image lies, or that are cut out of it; each image is evaluated whole,
@@ -15,31 +16,31 @@ biases. Its further training images (SBD) are not here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from transfer.fcn import Fcn, spread
+from transfer.engines import versions
+from transfer.fcn import Fcn, PixelNetwork
 from transfer.finetuning import Finetuning, Transfer
 from transfer.masked import MaskedImages, Placed, Whole
 from transfer.pictures import Panel, draw_mask, save_beside
 from transfer.scores import confusion, segmentation_scores
-from zoo import device as devices
 from zoo import processes
-from zoo.datasets.dataset import spaced
+from zoo.checkpoint import Checkpoint
+from zoo.datasets.dataset import Dataset, spaced
 from zoo.evaluation import Evaluation
 from zoo.options import TaskOptions, TransferOptions
 from zoo.preprocessing import Preprocessing
 from zoo.run import Outcome, main
 from zoo.seeds import derive
 from zoo.voc.devkit import SEGMENTATION
-from zoo.voc.masks import BORDER
 from zoo.warp import resize
 
 FCN_ALEXNET: dict[str, Any] = dict(iterations=100_000, batch=20, lr=1e-4, power=0.0, crop=512, scale=1.0)
@@ -60,13 +61,19 @@ class VocSegmentation(Transfer):
     }
     least: ClassVar[dict[str, float]] = Transfer.least | {"power": 0, "crop": 1, "scale": 1e-3}
 
-    engine: Literal["torchvision"] = "torchvision"  # who trains and evaluates
+    engine: Literal["torchvision", "mmseg"] = "torchvision"  # whose parts the network is made of (make engines)
     iterations: int = 300
     lr: float = 1e-2
     weight_decay: float = 5e-4
     power: float = 0.9  # of what is left of the iterations, by which the learning rate falls; 0: it does not
     crop: int = 128  # side of the squares that are learned from, in pixels of the images
     scale: float = 0.5  # of an image as the network sees it; masks and scores have its own pixels
+
+    def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
+        """See Task.parts."""
+        found = super().parts(checkpoint, dataset)
+        network_of(self.engine)
+        return found
 
     def rate(self, step: int) -> float:
         """See Transfer.rate."""
@@ -75,16 +82,19 @@ class VocSegmentation(Transfer):
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         state = bench.state("fine-tuning")
         names = ("background", *bench.dataset.classes)
-        network = Fcn(bench.backbone, len(names), self.seed)
+        network = network_of(self.engine)(bench.backbone, len(names), self.seed, self.precision)
         network.choose(self.trained)
         network.to(bench.device).to(memory_format=torch.channels_last)
         tuning = Finetuning(self, bench, network, state)
         self.learn(tuning, network)
         metrics, details = segmentation_scores(self.measure(tuning, network), names)
         self.draw(tuning, network)
-        yield Outcome(self, metrics, {**details, "engine": self.engine, **tuning.conclude()})
+        details["engine"] = self.engine
+        if self.engine != "torchvision":  # whose version is in every record
+            details["versions"] = versions(self.engine)
+        yield Outcome(self, metrics, details | tuning.conclude())
 
-    def learn(self, tuning: Finetuning, network: Fcn) -> None:
+    def learn(self, tuning: Finetuning, network: PixelNetwork) -> None:
         """Descend on the loss of the pixels that count."""
         bench, split = tuning.bench, self.splits[0]
         rows, seed = tuning.rows(split), derive(self.seed, "squares")
@@ -95,13 +105,13 @@ class VocSegmentation(Transfer):
 
         def loss_of(batch: tuple[np.ndarray, Tensor]) -> Tensor:
             pixels, masks = batch[1][:, :3], batch[1][:, 3]
-            return pixel_loss(compute(network, pixels, bench, self.scale), masks)
+            return network.loss(see(pixels, bench, self.scale), masks)
 
         network.learn()
         tuning.descend(batches, loss_of)
 
     @torch.no_grad()
-    def measure(self, tuning: Finetuning, network: Fcn) -> np.ndarray:
+    def measure(self, tuning: Finetuning, network: PixelNetwork) -> np.ndarray:
         """How often pixels of one class were found to be of another: the confusion, int64 (C + 1, C + 1)."""
         bench, split = tuning.bench, self.splits[1]
         rows, images = tuning.rows(split), MaskedImages(tuning.devkit, split)
@@ -117,7 +127,7 @@ class VocSegmentation(Transfer):
         return processes.summed(found["own"]).numpy()
 
     @torch.no_grad()
-    def draw(self, tuning: Finetuning, network: Fcn) -> None:
+    def draw(self, tuning: Finetuning, network: PixelNetwork) -> None:
         """Draw as many of the images as are asked for: as they are, what is annotated, and what is found."""
         bench, split = tuning.bench, self.splits[1]
         if not bench.save_pictures or bench.directory is None or processes.rank():
@@ -130,25 +140,23 @@ class VocSegmentation(Transfer):
             save_beside(bench.directory / "pictures" / f"{images.path(number).stem}.png", panels)
 
 
-def compute(network: Fcn, pixels: Tensor, bench: Evaluation, scale: float) -> Tensor:
-    """The network's float32 scores (N, classes, h, w) of images, uint8 (N, 3, h, w)."""
-    size = pixels.shape[-2:]
-    height, width = (max(1, round(scale * side)) for side in size)
+def network_of(engine: str) -> Callable[..., PixelNetwork]:
+    """What makes an engine's networks: Fcn, or a class that is used alike. UserError without the engine."""
+    if engine == "torchvision":
+        return Fcn
+    return import_module(f"transfer.engines.{engine}_segmentor").MmsegFcn
+
+
+def see(pixels: Tensor, bench: Evaluation, scale: float) -> Tensor:
+    """Images, uint8 (N, 3, h, w), as the network takes them: scaled and normalised."""
+    height, width = (max(1, round(scale * side)) for side in pixels.shape[-2:])
     seen = bench.checkpoint.preprocessing.normalise(resize(pixels, height, width))
-    with devices.autocast(bench.device, bench.precision):
-        scores = network(seen.contiguous(memory_format=torch.channels_last)).float()
-    return spread(scores, size, [network.stride * side / less for side, less in zip(size, (height, width))])
+    return seen.contiguous(memory_format=torch.channels_last)
 
 
-def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:
-    """The mean cross-entropy over the pixels of the batch that count; 0 if none does.
-
-    scores: (N, C, h, w). masks: (N, h, w), BORDER where a pixel does not count. Of many processes, the mean of what
-    they return is that over the pixels of all.
-    """
-    total = F.cross_entropy(scores, masks.long(), ignore_index=BORDER, reduction="none").sum()
-    counted = processes.summed((masks != BORDER).sum())
-    return processes.count() * total / counted.clamp(min=1)
+def compute(network: PixelNetwork, pixels: Tensor, bench: Evaluation, scale: float) -> Tensor:
+    """The network's float32 scores (N, classes, h, w) of images, uint8 (N, 3, h, w)."""
+    return network.scores(see(pixels, bench, scale), pixels.shape[-2:])
 
 
 def show(seen: Tensor, found: Tensor) -> list[Panel]:
