@@ -87,7 +87,9 @@ def test_images_without_an_object_to_learn_from_are_refused(kit):
 def test_the_annotation_of_another_image_is_named(kit):
     scenes = Scenes(kit, "trainval", np.arange(2))
     scenes.annotations[1] = replace(scenes.annotations[0], name="000011")
-    with pytest.raises(UserError, match=r"000011\.xml is of another image: a box lies outside of the image, 14 x 12"):
+    with pytest.raises(
+        UserError, match=r"annotation 000011\.xml is of 120 x 80 pixels, and the image has 14 x 12 pixels"
+    ):
         scenes.see(1, Scaled((24,), 100), generator(0, "test"))
 
 

@@ -17,6 +17,7 @@ from zoo.datasets.decoding import read_rgb
 from zoo.datasets.images import FileImages
 from zoo.voc import Devkit
 from zoo.voc.annotation import Annotation
+from zoo.voc.devkit import ANNOTATIONS, list_of, path_of
 from zoo.warp import resize_fast
 from zoo.windows import View, to_tensor
 
@@ -67,12 +68,14 @@ class Scenes(FileImages):
     """Images of a set of Main with their annotations; batches hold a list of Seen.
 
     rows: which images, by their place in the set. learning: without those that show no object that is not difficult:
-    py-faster-rcnn leaves them out of the training, too. UserError if none is left.
+    py-faster-rcnn leaves them out of the training, too. UserError if none is left, and for an annotation without any
+    object of an image that shows some by the lists.
     """
 
     def __init__(self, kit: Devkit, split: str, rows: np.ndarray, learning: bool = False) -> None:
         names = kit.ids(split)
         found = {row: kit.annotation(names[row]) for row in rows.tolist()}
+        check_annotated(kit, split, found)
         self.annotations = [one for one in found.values() if learnable(one) or not learning]
         if not self.annotations:
             happened = f"none of {len(rows)} images has an object to learn from: all are difficult"
@@ -103,22 +106,32 @@ class Scenes(FileImages):
     def objects(self, number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(edges, float32 (n, 4); classes from 1 on, int64 (n,)) of the objects that are learned from.
 
-        UserError if one lies outside the image, of height and width `size`: it is another than was annotated.
+        UserError if they are of another image than this one, of height and width `size`.
         """
         annotation, (height, width) = self.annotations[number], size
         boxes = [box for box in annotation.boxes if not box.difficult]
         corners = np.array([box.corners for box in boxes]).reshape(-1, 4)
         edges = to_edges(corners).clip(0, [width, height, width, height])
-        if (edges[:, 2:] <= edges[:, :2]).any():
-            where = f"outside of the image, {width} x {height} pixels"
-            happened = f"the annotation {annotation.name}.xml is of another image: a box lies {where}"
-            raise UserError(happened, str(self.path(number)), self.kit.mend)
+        if annotation.size != size or (edges[:, 2:] <= edges[:, :2]).any():
+            said, found = (f"{across} x {down} pixels" for down, across in (annotation.size, size))
+            what = f"is of {said}, and the image has {found}" if said != found else "has a box outside the image"
+            raise UserError(f"the annotation {annotation.name}.xml {what}", str(self.path(number)), self.kit.mend)
         labels = [1 + self.kit.classes.index(box.name) for box in boxes]
         return torch.from_numpy(edges).float(), torch.tensor(labels, dtype=torch.int64)
 
     def join(self, seen: Sequence[Any], device: torch.device) -> Any:
         """See FileImages.join: images of different sizes stay a list."""
         return list(seen)
+
+
+def check_annotated(kit: Devkit, split: str, annotations: dict[int, Annotation]) -> None:
+    """UserError for an image of the set (by its place in it) that shows a class by its list, and has no object."""
+    presence = kit.presence(split)
+    for row, annotation in annotations.items():
+        if not annotation.boxes and (presence[row] == 1).any():
+            name = kit.classes[int((presence[row] == 1).argmax())]
+            what = f"has no object, but {list_of(name, split)} says that the image shows a {name}"
+            raise kit.broken(path_of(annotation.name, ANNOTATIONS), what)
 
 
 def learnable(annotation: Annotation) -> bool:
