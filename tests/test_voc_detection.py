@@ -1,6 +1,7 @@
 """Detection on Pascal VOC: the record, what learns, runs that are continued, pictures, and what cannot be."""
 
 import signal
+import sys
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from results.errors import UserError
 from results.store import Store
 from transfer import voc_detection
 from transfer.detection.model import Detector
+from transfer.engines import loading
 from transfer.proposals import Search
 from transfer.scores import detection_scores, detections, truths
 from transfer.voc_detection import VocDetection, score
@@ -264,6 +266,25 @@ def test_without_opencv_there_is_no_selective_search(run, monkeypatch, capsys):
     monkeypatch.setattr(voc_detection, "selective_search", missing)
     assert run(*GIVEN, "--dry-run") == (2, [])
     assert "selective search needs OpenCV" in capsys.readouterr().err
+
+
+def test_without_detectron2_its_engine_is_refused_before_any_work(run, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading, "load_detectron2", loading.load_detectron2.__wrapped__)  # past the cache
+    monkeypatch.delitem(sys.modules, "transfer.engines.detectron2_detector", raising=False)
+    for words in ((), ("--dry-run",)):
+        assert run("--engine", "detectron2", *words) == (2, [])
+        said = capsys.readouterr().err
+        assert "detectron2 is not installed" in said
+        assert "make engines" in said
+    assert not list(tmp_path.rglob("state-*.pt"))
+
+
+def test_another_engine_is_refused(run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run("--engine", "mmdet")
+    assert ended.value.code == 2
+    assert "mmdet" in capsys.readouterr().err
 
 
 def test_images_without_boxes_are_refused(tmp_path, capsys):

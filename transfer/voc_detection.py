@@ -2,6 +2,7 @@
 
 python -m transfer.voc_detection                                         the reference checkpoint on minivoc
 python -m transfer.voc_detection --dataset voc2007 --checkpoint NAME --trained fc6-8
+python -m transfer.voc_detection --engine detectron2                     its own model, trained and scored alike
 
 --proposals selective-search is Fast R-CNN, the paper's; rpn is Faster R-CNN. transfer/detection/model.py says which
 layers see what: they start from the checkpoint, and batch norm keeps its running statistics. Images are normalised as
@@ -27,8 +28,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from results.errors import UserError
 from transfer.detection.data import Scaled, Scenes, Seen
-from transfer.detection.grid import measure
-from transfer.detection.model import MOST, Detector, layer_of
+from transfer.detection.model import MOST, Detector
+from transfer.engines import versions
 from transfer.finetuning import Finetuning, Transfer
 from transfer.pictures import Mark, Panel, draw_boxes, save_beside
 from transfer.proposals import propose, selective_search
@@ -83,7 +84,7 @@ class VocDetection(Transfer):
         "rois": 2,
     }
 
-    engine: Literal["torchvision"] = "torchvision"  # who trains and evaluates
+    engine: Literal["torchvision", "detectron2"] = "torchvision"  # whose parts the network is made of (make engines)
     proposals: Literal["rpn", "selective-search"] = "rpn"  # Faster R-CNN, or Fast R-CNN (which needs OpenCV)
     iterations: int = 600
     batch: int = 2
@@ -104,8 +105,7 @@ class VocDetection(Transfer):
             check_least({name: min(getattr(self, name), default=none)}, {name: 1})
         if self.proposals == "selective-search":
             selective_search()
-        backbone = empty(**checkpoint.backbone)
-        measure(backbone, layer_of(backbone))
+        detector_of(self.engine).check(empty(**checkpoint.backbone))
         return super().parts(checkpoint, dataset)
 
     def rate(self, step: int) -> float:
@@ -116,7 +116,7 @@ class VocDetection(Transfer):
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         classes = bench.dataset.classes
         regions = (self.anchors if self.proposals == "rpn" else (), self.candidates, self.rois)
-        network = Detector(bench.backbone, len(classes), self.seed, *regions, self.precision)
+        network = detector_of(self.engine)(bench.backbone, len(classes), self.seed, *regions, self.precision)
         network.choose(self.trained)
         tuning = Finetuning(self, bench, network.to(bench.device), bench.state("fine-tuning"))
         scenes = [self.scenes(tuning, split) for split in self.splits]
@@ -126,6 +126,8 @@ class VocDetection(Transfer):
         save_pictures(scenes[1], found, bench)
         learned = f"{len(scenes[0])} of {len(tuning.rows(self.splits[0]))} images"
         details |= {"engine": self.engine, "learned_from": learned, "regions": scenes[1].regions}
+        if self.engine != "torchvision":  # whose version is in every record
+            details["versions"] = versions(self.engine)
         yield Outcome(self, metrics, details | tuning.conclude())
 
     def scenes(self, tuning: Finetuning, split: str) -> Scenes:
@@ -160,6 +162,15 @@ class VocDetection(Transfer):
             own = torch.stack([found_in(network, one, bench) for one in seen])
             kept.extend(processes.from_portions(own, len(ids)).cpu())
         return [split(rows) for rows in kept]
+
+
+def detector_of(engine: str) -> Any:
+    """The class of an engine's networks: Detector, or one that is used alike. UserError without the engine."""
+    if engine == "torchvision":
+        return Detector
+    from transfer.engines.detectron2_detector import Detectron2Detector  # imports detectron2, which few have
+
+    return Detectron2Detector
 
 
 def loss_of(network: Detector, seen: Sequence[Seen], bench: Evaluation) -> Tensor:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import NoReturn
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,20 +79,12 @@ class Detector(nn.Module):
         self.heads = Heads(
             pooling_of(backbone, grid), self.describe, FastRCNNPredictor(width, classes + 1), rois, least
         )
-        self.draw(numpy_generator(seed, "detector"))
+        draw_new(self.new, self.heads.box_predictor, self.rpn and self.rpn.head, seed)
 
-    def draw(self, generator: np.random.Generator) -> None:
-        """Give the new layers their initial values: those of py-faster-rcnn, and He's for what it does not have."""
-        for layer in self.new:
-            initialise(layer, "in", None, generator)
-        predictor = self.heads.box_predictor
-        drawn = {predictor.cls_score: 0.01, predictor.bbox_pred: 0.001}
-        if self.rpn is not None:
-            drawn |= {layer: 0.01 for layer in self.rpn.head.modules() if isinstance(layer, nn.Conv2d)}
-        with torch.no_grad():
-            for layer, std in drawn.items():
-                fill_normal(layer.weight, std, generator)
-                layer.bias.zero_()
+    @staticmethod
+    def check(backbone: Backbone) -> None:
+        """UserError for a network that no detector can be made of."""
+        measure(backbone, layer_of(backbone))
 
     def choose(self, trained: str) -> None:
         """Let parameters learn: all but the convolutions of the backbone (fc6-8), or all but the Sobel filter's."""
@@ -106,10 +97,7 @@ class Detector(nn.Module):
 
     def learn(self) -> None:
         """Drop out, and propose as many regions as in training; but keep batch norm's running statistics."""
-        self.train()
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        learn(self)
 
     def forward(self, images: ImageList, given: list[Tensor], targets: Targets | None = None) -> Tensor | Found:
         """With targets (boxes and labels of each image) the loss; without, what is found in each image.
@@ -135,6 +123,31 @@ class Detector(nn.Module):
                 return backbone.descend(backbone.get_submodule("layer4")(regions)).float()
             above = self.new if len(self.new) else backbone.get_submodule("classifier")
             return torch.relu(above(regions.flatten(1))).float()
+
+
+def draw_new(new: nn.Sequential, predictor: nn.Module, proposing: nn.Module | None, seed: int) -> None:
+    """Give the new layers their initial values: those of py-faster-rcnn, and He's for what it does not have.
+
+    new: see new_layers. predictor: with `cls_score` and `bbox_pred`. proposing: the layers of the proposal network.
+    """
+    generator = numpy_generator(seed, "detector")
+    for layer in new:
+        initialise(layer, "in", None, generator)
+    drawn = {predictor.get_submodule("cls_score"): 0.01, predictor.get_submodule("bbox_pred"): 0.001}
+    if proposing is not None:
+        drawn |= {layer: 0.01 for layer in proposing.modules() if isinstance(layer, nn.Conv2d)}
+    with torch.no_grad():
+        for layer, std in drawn.items():
+            fill_normal(layer.get_parameter("weight"), std, generator)
+            layer.get_parameter("bias").zero_()
+
+
+def learn(model: nn.Module) -> None:
+    """Put a model in training mode, but for its batch norms, which keep their running statistics."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 class Heads(RoIHeads):
