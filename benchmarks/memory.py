@@ -6,8 +6,9 @@
 Each run is a process of its own with one thread, watched from outside: RssAnon of /proc/PID/status, the bytes that no
 file holds, every few milliseconds. The images lie in a file that is mapped into memory, so that they count nothing;
 MMDC copies them and makes centre crops, which the last column leaves out. It has the largest peak's growth over that
-of the row above. The network is alexnet32 at 8 px: what an image costs beside itself is its whitened descriptor
-(DeepCluster: 256 numbers, 1.02 kB) and its row of some arrays, whatever the network.
+of the row above. The network is alexnet32 at 8 px: what an image costs beside itself is its row of some arrays,
+whatever the network. (DeepCluster's descriptors and whitened points lie in files too. PIC finds more clusters in more
+of these images, which are noise; its centroids and head grow with them.)
 """
 
 from __future__ import annotations

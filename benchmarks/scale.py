@@ -32,12 +32,9 @@ def traffic(method: DeepCluster, count: int, processes: int) -> int:
     return round(ring * (gradients + covariance + clustering) + 8 * count)
 
 
-def memory(cost: Cost, count: int, processes: int) -> float:
-    """Bytes that grow with the images, in each process: its share of the points, and what all know of all images.
-
-    Names and labels; three whole numbers an image: its cluster, the one before and the order of visits.
-    """
-    return cost.memory / processes + count * (PATH + 3 * 8)
+def memory(cost: Cost, count: int) -> float:
+    """Bytes that grow with the images, in each process, which knows something of all: names, labels, clusters."""
+    return cost.memory + count * PATH
 
 
 def row(name: str, count: int, processes: int) -> list[str]:
@@ -45,14 +42,14 @@ def row(name: str, count: int, processes: int) -> list[str]:
     dataset = find("imagenet")
     method = DeepCluster(**{**DeepCluster.presets["imagenet"], "processes": processes})
     cost = method.cost(dataset, count)
-    gib = [memory(cost, count, processes), cost.scratch / processes, traffic(method, count, processes)]
+    gib = [memory(cost, count), cost.scratch / processes, traffic(method, count, processes)]
     hours = sum(cost.phases.values()) / RATE / processes / 3600
     return [name, str(processes), *(f"{value / 2**30:,.1f}" for value in gib), f"{hours:.2f}"]
 
 
 def main() -> None:
     """Print the table as Markdown."""
-    head = ["images", "processes", "memory a process, GiB", "descriptors on disk a process, GiB"]
+    head = ["images", "processes", "memory a process, GiB", "on disk a process, GiB"]
     head += ["sent a process and epoch, GiB", f"hours an epoch at {RATE:.0e} multiply-adds/s a process"]
     rows = [row(name, count, processes) for name, count in SIZES.items() for processes in (1, 8)]
     for line in (head, ["---"] * len(head), *rows):

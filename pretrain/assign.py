@@ -30,6 +30,7 @@ import tyro
 from results.errors import UserError, did_you_mean
 from results.files import replacing
 from zoo import device as devices
+from zoo import processes
 from zoo.backbones import EMBEDDING
 from zoo.checkpoint import DEFAULT, RUNS, resolve
 from zoo.clustering.assigning import Clusters, read_clusters
@@ -105,6 +106,9 @@ def parse(arguments: Sequence[str] | None) -> Options:
 def assign(options: Options) -> None:
     """Write the csv of all that the options say, and what it holds on stdout unless that is the csv."""
     check_least(asdict(options), options.least)
+    if processes.started() > 1:
+        happened = f"torchrun started {processes.started()} processes, each of which would do all the work"
+        raise UserError(happened, fix="python -m pretrain.assign, which is one process")
     devices.prepare(options.threads or None)
     device = devices.pick(options.device)
     checkpoint = resolve(options.checkpoint, options.runs or RUNS)

@@ -24,7 +24,7 @@ from zoo.clustering.targets import Targets
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import ArrayImages
-from zoo.run import LATER, Method, main
+from zoo.run import LATER, Method, Unfit, main
 from zoo.seeds import generator
 from zoo.training import Training
 from zoo.views import CentreCrop, CropRotate, View, rotations
@@ -135,7 +135,7 @@ class MMDC(Method):
         if k == 0:
             raise UserError("the images have no labels to count classes by", fix="--k 10 (the number of clusters)")
         if not 2 <= k <= count:
-            raise UserError(f"k = {k} clusters of {count} images", fix=f"--k {min(10, count)}")
+            raise Unfit(f"k = {k} clusters of {count} images", fix=f"--k {min(10, count)}")
         if self.means == "one_hot" and self.dim not in (0, k):
             raise UserError(f"one-hot means have {k} dimensions, not {self.dim}", fix="--means random")
         if not self.crops or min(self.crops) < 1 or max(self.crops) > side:

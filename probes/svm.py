@@ -42,6 +42,7 @@ from zoo.run import Outcome, Task, main
 from zoo.seeds import numpy_generator
 from zoo.state import State
 from zoo.views import Stretch
+from zoo.voc import as_devkit
 from zoo.voc.average_precision import ap_step, classification_scores, curve
 from zoo.voc.devkit import Devkit
 
@@ -71,11 +72,10 @@ class SVM(Task):
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         """See Task.parts. UserError for what is no devkit, and a class that is too rare for the folds."""
-        if not isinstance(dataset, Devkit):
-            happened = f"{self.name} ranks the images of a devkit of Pascal VOC, and {dataset.name} is none"
-            raise UserError(happened, fix=f"--dataset {self.home}, or python -m probes.linear --dataset {dataset.name}")
-        training, _ = (dataset.presence(split) for split in self.splits)
-        check_learnable(training, dataset, self.splits[0])
+        instead = f", or python -m probes.linear --dataset {dataset.name}"
+        devkit = as_devkit(dataset, f"{self.name} ranks the images of", instead)
+        training, _ = (devkit.presence(split) for split in self.splits)
+        check_learnable(training, devkit, self.splits[0])
         return [replace(self, layer=layer) for layer in checkpoint.layers(self.layer)]
 
     @property
@@ -111,7 +111,8 @@ class SVM(Task):
 
     def probe(self, names: list[str], training: np.ndarray, evaluation: np.ndarray, bench: Evaluation) -> Outcome:
         """The outcome of one layer. training (N, C), evaluation (M, C): which of these classes the images show."""
-        rows, queries = (normalise(self.load(bench, split, [self.layer])[self.layer]) for split in self.splits)
+        wide = (normalise(self.load(bench, split, [self.layer])[self.layer]) for split in self.splits)
+        rows, queries = turn(*wide)
         shots, skipped = drawable(training, names) if self.low_shot else ((), {})
         classes = [OneClass(name, rows, there == 1, queries) for name, there in zip(names, training.T)]
 
@@ -214,6 +215,17 @@ def normalise(rows: np.ndarray) -> np.ndarray:
     wide = np.array(rows, dtype=np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True) + EPSILON
     return wide
+
+
+def turn(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features (N, d) to learn from and (M, d) to rank, in the N directions that the first span, where N < d.
+
+    An SVM's weights are sums of what it learned from, so nothing is lost; fits of N < d take N / d of the time.
+    """
+    if len(rows) >= rows.shape[1]:
+        return rows, queries
+    directions, _ = np.linalg.qr(rows.T)  # (d, N)
+    return rows @ directions, queries @ directions
 
 
 def draw_folds(positive: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,15 +3,18 @@
 With a signal, a rank, a function and a count the process of that rank is sent the signal in that call of the function.
 """
 
+import itertools
 import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 from trainings import Tiny, start
 from vocs import generate_few
 
-from probes import features, linear
+from probes import features, knn, linear
 from zoo import processes
 from zoo.datasets.folder import Folder
 from zoo.run import registry
@@ -39,9 +42,22 @@ def run(folder, task, *words):
     name, *settings = TASKS[task]
     datasets = {"files": lambda: Folder(folder / "photographs"), "voc": lambda: generate_few(folder)}
     places = ("--checkpoint", "random-small_vgg@0", "--cache", str(folder / "cache"))
-    return start(
-        registry("probes", "transfer")[name], folder, *places, *settings, *words, dataset=datasets.get(task, Odd)()
-    )
+    dataset = datasets.get(task, Odd)()
+    with patch.object(knn, "nearest_neighbours", noting(knn.nearest_neighbours, folder)):
+        return start(registry("probes", "transfer")[name], folder, *places, *settings, *words, dataset=dataset)
+
+
+def noting(search, folder):
+    """A search for neighbours that keeps what each call of each process finds: neighbours-CALL-RANK.npz."""
+    calls = itertools.count()
+
+    def noted(*given):
+        similarity, nearest = search(*given)
+        path = folder / f"neighbours-{next(calls)}-{processes.rank()}.npz"
+        np.savez(path, similarity=similarity, nearest=nearest)
+        return similarity, nearest
+
+    return noted
 
 
 def die(number, rank, place, calls):

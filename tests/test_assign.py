@@ -340,6 +340,15 @@ def test_rows_are_written_as_they_come(typed, tmp_path, monkeypatch):
 # What is refused
 
 
+def test_several_processes_are_refused_before_any_work(typed, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(command, "resolve", None)
+    code, out, err = typed("--out", tmp_path / "clusters.csv")
+    assert (code, out) == (2, b"")
+    assert "torchrun started 2 processes" in err
+    assert "try: python -m pretrain.assign" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

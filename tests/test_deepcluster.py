@@ -208,7 +208,7 @@ def test_it_is_the_same_in_any_order_of_seeds(tmp_path):
     assert Checkpoint.load(again).sha256 == checkpoint(tmp_path / "a").sha256
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--limit", "40"]])
+@pytest.mark.parametrize("more", [[], ["--limit", "40"]])
 def test_more_clusters_than_images(tmp_path, capsys, more):
     k = "41" if "--limit" in more else "65"
     assert start(DeepCluster, tmp_path, "--k", k, *more) == 2
@@ -217,6 +217,14 @@ def test_more_clusters_than_images(tmp_path, capsys, more):
     assert f"k = {k} clusters of {count} images" in err
     assert f"try: --k {int(count) // 10}" in err
     assert files(tmp_path) == []
+
+
+def test_a_dry_run_with_more_clusters_than_images_says_so_and_what_it_would_cost(tmp_path, capsys):
+    assert start(DeepCluster, tmp_path, "--k", "65", "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "cannot: k = 65 clusters of 64 images\n  try: --k 6\n64 images\n" in said.out
+    assert "multiply-adds" in said.out
+    assert (said.err, files(tmp_path)) == ("", [])
 
 
 def test_as_many_clusters_as_images(tmp_path):

@@ -38,19 +38,47 @@ def test_val_may_be_called_test(tmp_path):
 
 
 def test_a_folder_of_classes_is_a_training_set(tmp_path):
-    dataset = Folder(write_folder(tmp_path, ["b/1.webp", "a/deep/2.tif", "a/3.tiff"]))
+    dataset = Folder(write_folder(tmp_path, ["b/1.webp", "a/2.tif", "a/3.tiff"]))
     dataset.preflight()
     assert dataset.splits == {"train": 3}
     assert dataset.classes == ("a", "b")
     assert dataset.open("train").labels.tolist() == [0, 0, 1]
+    assert [dataset.open("train").path(n).name for n in range(3)] == ["2.tif", "3.tiff", "1.webp"]
     with pytest.raises(UserError, match="no images to evaluate on") as caught:
         _ = dataset.evaluation
     assert "PATH/val/CLASS" in caught.value.fix
 
 
-@pytest.mark.parametrize("layout", [["1.jpg", "sub/2.jpg"], ["train/1.jpg", "train/2.jpg"]])
-def test_flat_images_have_no_labels(tmp_path, layout):
-    dataset = Folder(write_folder(tmp_path, layout))
+def test_classes_of_a_training_set_may_lie_in_train(tmp_path):
+    dataset = Folder(write_folder(tmp_path, ["train/b/1.webp", "train/a/2.tif", "other/3.jpg"]))
+    assert (dataset.splits, dataset.classes) == ({"train": 2}, ("a", "b"))
+    assert [dataset.open("train").path(n).name for n in range(2)] == ["2.tif", "1.webp"]
+
+
+def test_with_an_evaluation_split_the_images_of_a_class_lie_in_any_depth(tmp_path):
+    dataset = Folder(write_folder(tmp_path, [*SPLIT, "train/cat/deep/6.jpg"]))
+    assert dataset.open("train").labels.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ["1.jpg", "sub/2.jpg"],
+        ["train/1.jpg", "train/2.jpg"],
+        ["train/1.jpg", "train/sub/2.jpg"],
+        ["a/b/1.jpg", "x/2.jpg"],  # as YFCC100M is laid out
+        ["a/b/1.jpg", "a/c/2.jpg"],
+        ["a/1.jpg", "a/b/2.jpg"],
+        ["train/a/b/1.jpg", "train/x/2.jpg"],
+        ["a/1.jpg", "a/2.jpg", "b/readme.txt"],
+    ],
+)
+def test_images_in_any_other_depth_have_no_labels(tmp_path, layout):
+    for path in layout:
+        if path.endswith(".txt"):
+            (tmp_path / path).parent.mkdir()
+            (tmp_path / path).write_text("")
+    dataset = Folder(write_folder(tmp_path, [path for path in layout if path.endswith(".jpg")]))
     dataset.preflight()
     assert dataset.splits == {"train": 2}
     assert not dataset.labelled

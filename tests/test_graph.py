@@ -89,6 +89,26 @@ def test_blocks_and_tensors_give_the_same_as_one_block(monkeypatch):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_points_are_searched_where_they_lie_as_in_an_index(monkeypatch):
+    import faiss  # after torch, so that one thread setting rules both
+
+    class Copying:  # as a GPU's
+        def __init__(self, width):
+            self.index = faiss.IndexFlatL2(width)
+
+        def __getattr__(self, name):
+            return getattr(self.index, name)
+
+    x, added, add = points(9000, 16), [], faiss.IndexFlatL2.add
+    monkeypatch.setattr(faiss.IndexFlatL2, "add", lambda index, rows: added.append(len(rows)) or add(index, rows))
+    in_place = nearest_neighbours(x)
+    assert not added
+    monkeypatch.setattr(graph, "flat_index", lambda width, device: Copying(width))
+    for ours, theirs in zip(in_place, nearest_neighbours(x)):
+        np.testing.assert_array_equal(ours, theirs)
+    assert added == [9000]
+
+
 def test_the_own_id_is_dropped_wherever_it_stands():
     found = np.array([[4, 7, 9], [5, 1, 2], [8, 6, 3], [1, 2, 3]])
     np.testing.assert_array_equal(drop_own(found, np.array([4, 1, 3, 6])), [[7, 9], [5, 2], [8, 6], [1, 2]])

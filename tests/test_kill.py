@@ -30,6 +30,7 @@ MOMENTS = {
         "assignment": "zoo.clustering.targets.Targets.assign",
         "refinement": "zoo.clustering.targets.relabel",
         "training": "zoo.training.descend",
+        "evaluation": "zoo.processes.gathered",  # at the end of the pass before the first epoch, or of an epoch's own
     },
     "supervised": {"training": "torch.nn.functional.cross_entropy"},
 }

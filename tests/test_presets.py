@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pytest
 from miniatures import MINIATURES
+from pictures import elsewhere  # noqa: F401
 from toys import photographs
 from trainings import checkpoint, log
 
@@ -63,6 +64,29 @@ def test_a_folder_of_photographs_takes_two_iterations(name, run, tmp_path):
     words = ["--dataset", f"folder:{tmp_path / 'data'}", *FEWER[name], "--epochs", "1", "--batch", "4", "--limit", "8"]
     assert run(name, *words) == 0
     assert math.isfinite(log(tmp_path)[0]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "count"),
+    [
+        ("pretrain.deepcluster", "imagenet", "1,281,167"),
+        ("pretrain.mmdc", "imagenet10", "13,000"),
+        ("pretrain.mmdc", "cifar100-20", "60,000"),
+        ("pretrain.supervised", "places205", "2,448,873"),
+        ("pretrain.mmdc", "tiny-imagenet", "100,000"),
+    ],
+)
+def test_a_dry_run_without_the_data_says_what_it_would_cost(name, dataset, count, run, tmp_path, capsys):
+    assert run(name, "--dataset", dataset, "--dry-run", "--data-dir", str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert f"cannot: {dataset} is not here\n  looked in: {tmp_path}" in said
+    assert f"\n{count} images\n" in said
+    assert f"{METHODS[name].presets[dataset]['epochs']} epochs" in said
+    assert run(name, "--dataset", dataset, "--data-dir", str(tmp_path)) == 2
+    assert run(name, "--dataset", dataset, "--dry-run", "--batch", "0", "--data-dir", str(tmp_path)) == 2
+    assert run(name, "--dataset", f"folder:{tmp_path / 'none'}", "--dry-run") == 2  # whose counts nobody knows
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_papers_presets_are_those_of_the_protocols():

@@ -78,6 +78,21 @@ def test_features_are_those_of_one_process(folders):
         np.testing.assert_allclose(np.load(ours), np.load(theirs), rtol=1e-4, atol=1e-5)
 
 
+def test_neighbours_are_those_of_one_process(folders):
+    calls = sorted(folders[1].glob("neighbours-*-0.npz"))
+    assert len(calls) == 4 * 3  # layers, batches of queries
+    for path in calls:
+        one = np.load(path)
+        parts = [np.load(folders[2] / path.name.replace("-0.npz", f"-{rank}.npz")) for rank in range(2)]
+        two = {name: np.concatenate([part[name] for part in parts])[: len(one[name])] for name in one}
+        np.testing.assert_allclose(two["similarity"], one["similarity"], atol=1e-5)
+        fall = -np.diff(one["similarity"], prepend=2, append=-2)
+        apart = (fall[:, :-1] > 1e-5) & (fall[:, 1:] > 1e-5)  # others may change places
+        apart[:, -1] = False  # with one that is not among them, too
+        assert apart.mean() > 0.8
+        np.testing.assert_array_equal(two["nearest"][apart], one["nearest"][apart])
+
+
 def test_records_and_tables_are_made_once_and_say_how_many_processes_there_were(folders):
     assert folders["said 2"].count("record\n") == len(TASKS)  # one table a task
     for record in records(folders[2]).values():

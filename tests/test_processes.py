@@ -176,6 +176,16 @@ def test_one_process_is_told_what_it_says():
 
 
 @pytest.mark.parametrize(
+    ("count", "local", "words"),
+    [(2, 2, "--nproc-per-node 2"), (16, 8, "--nnodes 2 --nproc-per-node 8"), (2, 1, "--nnodes 2 --nproc-per-node 1")],
+)
+def test_what_starts_as_many_processes_on_as_many_hosts(count, local, words, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert processes.launcher() == ["torchrun", *words.split()]
+
+
+@pytest.mark.parametrize(
     ("count", "batch", "parts", "sizes"),
     [
         (10, 4, 1, [4, 4, 2]),

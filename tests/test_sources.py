@@ -12,8 +12,8 @@ from probes.protocols import PROTOCOLS
 from probes.sources import PLAIN, TEST, Cached, Online, generic_pool, moments
 from zoo.backbones import empty
 from zoo.datasets.folder import Folder
-from zoo.evaluation import Evaluation, Unkept
-from zoo.state import State
+from zoo.evaluation import Evaluation
+from zoo.state import State, Unkept
 from zoo.views import Centre, RandomCrop, TenCrop
 
 TABLE = {"conv1": 9600, "conv2": 9216, "conv3": 9600, "conv4": 9600, "conv5": 9216}  # deepcluster.md 2.1

@@ -80,6 +80,18 @@ def test_a_full_fingerprint_is_of_them_too(data):
     assert find("stl10", data).fingerprint(full=True) not in (small, full)
 
 
+def test_a_run_on_them_has_a_fingerprint_of_them_which_is_remembered(data, monkeypatch):
+    whole = find("stl10", data).fingerprint()
+    (path,) = data.rglob("unlabeled_X.bin")
+    first = find("stl10", data).fingerprint_of(UNLABELLED)
+    with monkeypatch.context() as patched:
+        patched.setattr(File, "chunks", None)
+        assert find("stl10", data).fingerprint_of(UNLABELLED) == first
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert find("stl10", data).fingerprint_of(UNLABELLED) != first
+    assert [find("stl10", data).fingerprint_of(split) for split in ("train", "merged")] == [whole, whole]
+
+
 def test_what_is_done_to_the_pixels_does_not_reach_the_file(data):
     dataset = find("stl10", data)
     kept = dataset.open("train").pixels.clone()
@@ -102,6 +114,11 @@ def test_a_method_learns_from_images_without_labels(data, tmp_path):
     told = record(tmp_path)
     assert told.dataset["protocol"] == "unlabelled"
     assert told.dataset["splits"] == {UNLABELLED: 30}
+    assert told.dataset["fingerprint"] == find("stl10", data).fingerprint_of(UNLABELLED)
+    (path,) = data.rglob("unlabeled_X.bin")
+    path.write_bytes(path.read_bytes()[::-1])
+    assert start(kind, tmp_path, *words, dataset=find("stl10", data)) == 0
+    assert len({*tmp_path.glob("runs/*")}) == 2  # another data set, another run
     assert sum(told.details["history"][0]["cluster_sizes"]) == 30
     assert "acc" not in told.metrics
 

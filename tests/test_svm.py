@@ -18,20 +18,22 @@ from trainings import start
 from vocs import generate_few
 
 from probes import features, svm
-from probes.svm import SVM, OneClass, draw_few, draw_folds, fit, learnable, normalise, report, report_few
+from probes.svm import SVM, OneClass, draw_few, draw_folds, fit, learnable, normalise, report, report_few, turn
 from results.store import Store
-from zoo.evaluation import Unkept
 from zoo.seeds import numpy_generator
+from zoo.state import Unkept
 from zoo.views import Stretch
 from zoo.voc.average_precision import classification_scores
 from zoo.voc.devkit import Voc2007, Voc2012
+
+COUNTS = {"train": 40, "val": 24, "trainval": 64, "test": 24}  # enough that three folds of train have every class
 
 RANDOM = ("--checkpoint", "random-alexnet32@0")
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    return generate_few(tmp_path_factory.mktemp("minivoc"))
+    return generate_few(tmp_path_factory.mktemp("minivoc"), COUNTS)
 
 
 @pytest.fixture
@@ -107,6 +109,23 @@ def test_a_fit_is_at_the_minimum_of_the_loss(toy, cost):
         return total
 
     assert np.linalg.norm(gradient(w)) <= 1e-4 * np.linalg.norm(gradient(np.zeros_like(w)))
+
+
+def test_fewer_directions_give_the_same_svm():
+    """Of 40 images with 300 features, 40 directions; what is as long as wide is left alone."""
+    rng = np.random.default_rng(0)
+    rows, queries, positive = (
+        normalise(rng.normal(size=(40, 300))),
+        normalise(rng.normal(size=(30, 300))),
+        np.arange(40) < 9,
+    )
+    fewer, turned = turn(rows, queries)
+    assert (fewer.shape, turned.shape) == ((40, 40), (30, 40))
+    for cost in (0.1, 10.0):
+        wanted = fit(rows, positive, cost).decision_function(queries)
+        np.testing.assert_allclose(fit(fewer, positive, cost).decision_function(turned), wanted, atol=2e-3)
+    longer = rows.T
+    assert turn(longer, longer)[0] is longer
 
 
 def test_the_cost_and_the_scores_are_those_of_loops_over_scikit_learn(toy):
@@ -396,7 +415,9 @@ def test_another_data_set_is_refused(tmp_path, capsys):
     assert start(SVM, tmp_path, *RANDOM) == 2
     told = capsys.readouterr().err
     assert "probes.svm ranks the images of a devkit of Pascal VOC, and digits is none" in told
-    assert "try: --dataset minivoc, or python -m probes.linear --dataset digits" in told
+    assert (
+        "--dataset minivoc (or voc2007, voc2012, minivoc-fashion), or python -m probes.linear --dataset digits" in told
+    )
 
 
 def test_a_class_that_is_too_rare_for_the_folds_is_named(tmp_path, monkeypatch, capsys):

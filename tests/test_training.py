@@ -1,6 +1,5 @@
 """What methods train with: epochs that resume, a history, seeds, batches."""
 
-import errno
 import json
 import math
 import time
@@ -18,7 +17,7 @@ from zoo.backbones import build
 from zoo.preprocessing import Preprocessing
 from zoo.state import states
 from zoo.steps import trainable
-from zoo.training import LOG, SCRATCH, Training, create_array, has_collapsed
+from zoo.training import LOG, SCRATCH, Training, has_collapsed
 from zoo.views import Centre
 
 HALVES = np.repeat([0, 1], [40, 24])  # an assignment of Tiny's 64 images
@@ -240,15 +239,6 @@ def test_the_sobel_filters_do_not_train():
     assert len(trainable(model)) == len(list(model.parameters())) - 4
 
 
-def test_an_array_in_a_file(tmp_path):
-    array = create_array(tmp_path / "x.f32", (5, 3))
-    array[:] = np.arange(15).reshape(5, 3)
-    array.flush()
-    assert np.array_equal(np.fromfile(tmp_path / "x.f32", np.float32), np.arange(15))
-    assert create_array(tmp_path / "x.f32", (2, 3)).shape == (2, 3)
-    assert (tmp_path / "x.f32").stat().st_size == 24
-
-
 def test_what_the_steps_of_a_phase_put_on_disk_stays_there(tmp_path):
     def fill(run, stop=None):
         for _ in run.epochs(1):
@@ -277,11 +267,39 @@ def test_an_array_that_was_lost_is_filled_again(tmp_path):
     run.array("features", (64, 2))
     assert len(list(run.batches(Centre(32, 32), np.arange(64), 24, "features"))) == 3
     run.state.save()
-    (tmp_path / SCRATCH[0]).unlink()
+    (path,) = tmp_path.glob(SCRATCH)
+    path.unlink()
     again = training(tmp_path)
     assert next(again.epochs(1)) == 0
     assert not again.array("features", (64, 2)).any()
     assert len(list(again.batches(Centre(32, 32), np.arange(64), 24, "features"))) == 3
+
+
+def test_an_older_state_does_not_take_the_rows_of_a_later_epoch(tmp_path):
+    def go_on(stop=None):
+        """Each epoch's array; the run dies in the step `stop`."""
+        run = training(tmp_path)
+        for epoch in run.epochs(2):
+            array = run.array("features", (64, 2))
+            for number, (ids, _) in enumerate(run.batches(Centre(32, 32), np.arange(64), 24, "features")):
+                array[ids] = 10 * epoch + number
+                if (epoch, number) == (0, 1):
+                    run.state.save()  # with the rows of the first step
+                if (epoch, number) == stop:
+                    raise KeyboardInterrupt
+            yield np.array(array)
+
+    wanted = np.repeat([0, 1, 2], [24, 24, 16])[:, None].repeat(2, 1)
+    epochs = go_on(stop=(1, 2))
+    assert np.array_equal(next(epochs), wanted)
+    with pytest.raises(KeyboardInterrupt):  # all rows are the second epoch's by now
+        next(epochs)
+    assert len(list(tmp_path.glob(SCRATCH))) == 1  # the disk has one epoch's at a time
+    newest = states(tmp_path)[-1][1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    first, second = go_on()
+    assert np.array_equal(first, wanted)
+    assert np.array_equal(second, wanted + 10)
 
 
 def test_the_seconds_of_a_phase_outlive_an_interruption(tmp_path):
@@ -300,21 +318,3 @@ def test_the_seconds_of_a_phase_outlive_an_interruption(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(stop=1)
     assert run() > 0.1  # both batches'
-
-
-def test_an_array_too_large_for_the_disk_is_an_error_at_once(tmp_path, monkeypatch):
-    asked = []
-
-    def full(handle, offset, length):
-        asked.append((offset, length))
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match="No space left"):
-        create_array(tmp_path / "x.f32", (1000, 10))
-    assert asked == [(0, 40000)]
-
-
-def test_an_array_where_space_cannot_be_reserved(tmp_path, monkeypatch):
-    monkeypatch.delattr("os.posix_fallocate", raising=False)  # macOS
-    assert create_array(tmp_path / "x.f32", (5, 3)).shape == (5, 3)

@@ -14,6 +14,7 @@ from trainings import start
 from probes import svm
 from probes.svm import SVM
 from results.store import Store
+from transfer.finetuning import Finetuning
 from transfer.voc_classification import VocClassification
 from transfer.voc_detection import VocDetection
 from transfer.voc_segmentation import VocSegmentation
@@ -56,11 +57,11 @@ def sizes(patch):
     shrink(patch, Voc2007)
 
 
-def run(command, kit, tmp_path):
+def run(command, kit, tmp_path, *more):
     """The exit code of a command on the devkit, and its records."""
     kind, words = COMMANDS[command]
     words = ("--checkpoint", "random-alexnet32@0", "--cache", str(tmp_path / "cache"), *words)
-    code = start(kind, tmp_path, *words, dataset=Voc2007(kit))
+    code = start(kind, tmp_path, *words, *more, dataset=Voc2007(kit))
     return code, Store(tmp_path / "records").records()
 
 
@@ -250,7 +251,9 @@ FAULTS = {
 @pytest.mark.parametrize(
     ("fault", "command"), [(fault, command) for fault, (*_, commands) in FAULTS.items() for command in commands]
 )
-def test_a_fault_is_named(fault, command, kit, tmp_path, capsys):
+def test_a_fault_is_named(fault, command, kit, tmp_path, capsys, monkeypatch):
+    """Before anything is learned."""
+    monkeypatch.setattr(Finetuning, "descend", None)
     damage, file, message, _ = FAULTS[fault]
     damage(kit)
     assert run(command, kit, tmp_path) == (2, [])
@@ -260,6 +263,12 @@ def test_a_fault_is_named(fault, command, kit, tmp_path, capsys):
     assert AGAIN in told.err or "try: replace it" in told.err or "try: more images" in told.err
     assert "Traceback" not in told.err
     assert not told.out
+
+
+@pytest.mark.parametrize("command", [CLASSIFIED, FOUND, SEGMENTED])
+def test_images_beyond_the_limit_of_a_smoke_run_may_be_broken(command, kit, tmp_path):
+    end_early(f"JPEGImages/{SHOWN}.jpg")(kit)
+    assert run(command, kit, tmp_path, "--limit", "1") == (0, [])
 
 
 @pytest.mark.parametrize("command", EVERY)

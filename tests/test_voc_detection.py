@@ -1,23 +1,21 @@
 """Detection on Pascal VOC: the record, what learns, runs that are continued, pictures, and what cannot be."""
 
-import signal
 import sys
 from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 from trainings import start
-from vocs import generate_few
+from vocs import generate_few, moved, stopped, watch
 
 from results.errors import UserError
 from results.store import Store
 from transfer import voc_detection
-from transfer.detection.model import Detector
 from transfer.engines import loading
+from transfer.pictures import save_beside
 from transfer.proposals import Search
 from transfer.scores import detection_scores, detections, truths
 from transfer.voc_detection import VocDetection, score
@@ -62,15 +60,7 @@ def run(few, tmp_path):
 @pytest.fixture
 def models(monkeypatch):
     """The networks that were made, each with what it held at first."""
-    made = []
-
-    class Kept(Detector):
-        def __init__(self, *given):
-            super().__init__(*given)
-            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
-
-    monkeypatch.setattr(voc_detection, "Detector", Kept)
-    return made
+    return watch(monkeypatch, voc_detection, "Detector")
 
 
 @pytest.mark.parametrize("words", [(), GIVEN])
@@ -92,6 +82,16 @@ def test_the_record(words, run):
     assert record.details["frozen"] == f"verified: 15 of {43 if words else 49} tensors unchanged"
 
 
+def test_numbers_that_were_recorded_are_shown_alike(run, capsys):
+    """In the same order of columns."""
+    shown = []
+    for _ in range(2):
+        run()
+        shown.append(capsys.readouterr().out)
+    assert shown[1] == shown[0] + "1 of 1 recorded before; --force runs them again\n"
+    assert shown[0].index("AP50_area") < shown[0].index("AP_voc07")
+
+
 @pytest.mark.parametrize("words", [("--seeds", "1"), ("--images", "train-val"), ("--trained", "fc6-8"), GIVEN])
 def test_each_setting_gives_another_course(words, run):
     _, (usual,) = run()
@@ -107,12 +107,12 @@ def test_what_moves(trained, words, run, models):
     """Of a Sobel checkpoint: never the filter nor statistics, and not the convolutions where fc6-8 alone learn."""
     assert run("--trained", trained, "--checkpoint", "random-alexnet32-sobel@0", *words, "--limit", "8")[0] == 0
     ((network, before),) = models
-    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    changed = moved(network, before)
     norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for name in before:
         fixed = "sobel" in name or (name.rpartition(".")[0] in norms and name.split(".")[-1].startswith(("run", "num")))
         frozen = trained == "fc6-8" and name.startswith("backbone.features")
-        assert (name in moved) == (not fixed and not frozen), name
+        assert (name in changed) == (not fixed and not frozen), name
 
 
 def test_the_number_is_that_of_what_was_found(run, few):
@@ -140,21 +140,8 @@ def test_what_is_learned_well_is_found(few, tmp_path):
     """Learned by heart from two images and evaluated on them: nearly all is found."""
     annotations, kit = few.annotations("test"), few
     rows = [number for number, one in enumerate(annotations) if len(one.boxes) == 2][:2]
-    words = (
-        "--iterations",
-        "60",
-        "--lr",
-        "0.02",
-        "--milestones",
-        "50",
-        "--rois",
-        "64",
-        "--sides",
-        "64",
-        "--side",
-        "64",
-    )
-    words += ("--longest", "107", "--anchors", "16", "32", "--checkpoint", "reference", *GIVEN, "--limit", "2")
+    words = ("--iterations", "60", "--lr", "0.02", "--milestones", "50", "--rois", "64", *GIVEN, "--limit", "2")
+    words += ("--sides", "64", "--side", "64", "--longest", "107", "--anchors", "16", "32", "--checkpoint", "reference")
     with (
         patch.object(VocDetection, "splits", ("test", "test")),
         patch("transfer.finetuning.Finetuning.rows", lambda self, split: np.array(rows)),
@@ -170,17 +157,8 @@ def test_what_is_learned_well_is_found(few, tmp_path):
 @pytest.mark.parametrize("words", [(), GIVEN])
 def test_a_run_that_was_stopped_continues_to_the_same_bits(place, calls, words, run, tmp_path):
     _, (whole,) = run("--save-every", "0", *words)
-    left, before = [calls], getattr(voc_detection, place)
-
-    def stopping(*given):
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-        return before(*given)
-
-    with patch.object(voc_detection, place, stopping), pytest.raises(SystemExit) as ended:
+    with stopped(voc_detection, place, calls):
         run(*words, folder=tmp_path / "stopped")
-    assert ended.value.code == 143
     assert list((tmp_path / "stopped").rglob("state-*.pt"))
     code, (record,) = run(*words, folder=tmp_path / "stopped")
     assert code == 0
@@ -196,11 +174,22 @@ def test_other_networks(backbone, words, run):
     assert (code, records) == (0, [])
 
 
-def test_pictures(run, tmp_path):
-    code, _ = run("--limit", "4", "--save-pictures", "2")
-    assert code == 0
+def test_pictures(run, tmp_path, monkeypatch, capsys):
+    titles = []
+
+    def keep(path, panels):
+        titles.append(panels[0].title)
+        save_beside(path, panels)
+
+    monkeypatch.setattr(voc_detection, "save_beside", keep)
+    for least in (0.06, 2):
+        monkeypatch.setattr(voc_detection, "DRAWN", least)
+        assert run("--limit", "4", "--save-pictures", "2")[0] == 0
+    some, nothing = "found with a score of 0.06 or more", "found: nothing with a score of 2 or more"
+    assert titles == [some, some, nothing, nothing]
     pictures = sorted(tmp_path.glob("runs/*/pictures/*.png"))
     assert len(pictures) == 2
+    assert f"pictures    {pictures[0].parent}\n" in capsys.readouterr().out
     assert all(Image.open(path).size[0] > 2 * 480 for path in pictures)
     assert not list(tmp_path.rglob("state-*.pt"))
 
@@ -235,7 +224,7 @@ def test_the_rate_grows_and_falls():
 
 def test_the_presets_are_the_literatures_values():
     voc = VocDetection(**VocDetection.presets["voc2007"])
-    assert (voc.iterations, voc.batch, voc.rois, voc.weight_decay, voc.momentum) == (150_000, 2, 128, 5e-4, 0.9)
+    assert (voc.iterations, voc.batch, voc.rois, voc.weight_decay, voc.momentum) == (150_000, 2, 64, 5e-4, 0.9)
     assert [voc.rate(step) for step in (0, 49_999, 50_000, 100_000)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-5])
     assert (voc.sides, voc.side, voc.longest, voc.proposals) == ((400, 500, 600, 700), 600, 1000, "selective-search")
     assert voc.splits == ("trainval", "test")
@@ -287,9 +276,9 @@ def test_another_engine_is_refused(run, capsys):
     assert "mmdet" in capsys.readouterr().err
 
 
-def test_images_without_boxes_are_refused(tmp_path, capsys):
+def test_another_data_set_is_refused(tmp_path, capsys):
     assert start(VocDetection, tmp_path, *FAST) == 2
-    assert "transfer.voc_detection needs boxes or masks, and digits has none" in capsys.readouterr().err
+    assert "transfer.voc_detection fine-tunes on a devkit of Pascal VOC, and digits is none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

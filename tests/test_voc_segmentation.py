@@ -11,7 +11,7 @@ from PIL import Image
 from segmented import COUNTS, FAST, bench_of, segment
 from test_fcn import lively
 from trainings import start
-from vocs import generate_few
+from vocs import generate_few, moved, watch
 
 from transfer import finetuning, voc_segmentation
 from transfer.engines import loading
@@ -46,20 +46,7 @@ def usual(few, tmp_path_factory):
 @pytest.fixture
 def models(monkeypatch):
     """The networks that were made, each with what it held at first."""
-    made = []
-
-    class Kept(Fcn):
-        def __init__(self, *given):
-            super().__init__(*given)
-            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
-
-    monkeypatch.setattr(voc_segmentation, "Fcn", Kept)
-    return made
-
-
-def moved(network, before):
-    """The tensors that have changed."""
-    return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    return watch(monkeypatch, voc_segmentation, "Fcn")
 
 
 def confusion_by_hand(kit, split, predict):
@@ -187,9 +174,10 @@ def test_around_images_is_the_mean_colour():
     assert mean_colour(Preprocessing(32, 32, 1, (0.5,), (1,))) == (128, 128, 128)
 
 
-def test_pictures_show_the_image_what_is_annotated_and_what_is_found(run, tmp_path, few, usual):
+def test_pictures_show_the_image_what_is_annotated_and_what_is_found(run, tmp_path, few, usual, capsys):
     code, (record,) = run("--save-pictures", "3")
     assert code == 0
+    assert f"pictures    {tmp_path / 'runs' / record.key / 'pictures'}\n" in capsys.readouterr().out
     assert (record.key, record.metrics, record.details) == (usual.key, usual.metrics, usual.details)  # it is no setting
     pictures = sorted(tmp_path.glob("runs/*/pictures/*.png"))
     assert [path.stem for path in pictures] == [few.ids("test", "Segmentation")[number] for number in (0, 8, 16)]
@@ -200,18 +188,22 @@ def test_pictures_show_the_image_what_is_annotated_and_what_is_found(run, tmp_pa
 def test_a_picture_has_the_colours_of_the_mask():
     seen = torch.zeros((4, 3, 5), dtype=torch.uint8)
     seen[3, 1] = 2
-    panels = voc_segmentation.show(seen, torch.full((3, 5), 4))
-    assert [panel.title for panel in panels] == ["image", "annotated", "found"]
+    seen[3, 2] = BORDER
+    panels = voc_segmentation.show(seen, torch.full((3, 5), 4), ["zero", "one", "two", "three"])
+    titles = [(panel.title, panel.key) for panel in panels]
+    assert titles == [("image", ()), ("annotated", [(1, "one")]), ("found", [(3, "three")])]
+    assert voc_segmentation.show(seen, torch.zeros((3, 5)), "ab")[2].title == "found: nothing"
     image, annotated, found = (np.asarray(panel.image) for panel in panels)
     assert not image.any()
     assert (annotated.reshape(3, -1, *annotated.shape[1:])[1] == (0.6 * palette()[2]).round()).all()
-    assert not annotated.reshape(3, -1, *annotated.shape[1:])[[0, 2]].any()
+    assert not annotated.reshape(3, -1, *annotated.shape[1:])[0].any()
     assert (found == (0.6 * palette()[4]).round()).all()
 
 
-def test_images_without_masks_are_refused(tmp_path, capsys):
+def test_another_data_set_is_refused(tmp_path, capsys):
     assert start(VocSegmentation, tmp_path, *FAST) == 2
-    assert "transfer.voc_segmentation needs boxes or masks, and digits has none" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "transfer.voc_segmentation fine-tunes on a devkit of Pascal VOC, and digits is none" in said
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from segmented import COUNTS, segment
 from vocs import generate_few
 
 from transfer import voc_segmentation
+from transfer.finetuning import Finetuning
 from zoo.voc.masks import BORDER, to_image
 
 
@@ -71,7 +72,8 @@ def test_an_image_without_a_pixel_that_counts_is_passed_over(own, run):
     assert record.details["loss"].count(0) == 1
 
 
-def test_masks_without_a_pixel_that_counts_have_no_number(own, run, capsys):
+def test_masks_without_a_pixel_that_counts_are_refused_before_any_step(own, run, capsys, monkeypatch):
+    monkeypatch.setattr(Finetuning, "descend", None)
     for path in own.masks("test"):
         to_image(np.full_like(np.array(Image.open(path)), BORDER)).save(path)
     assert run() == (2, [])

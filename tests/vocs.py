@@ -1,6 +1,11 @@
-"""A small generated devkit, for the tests of what is fine-tuned on one."""
+"""A small generated devkit, and watched runs, for the tests of what is fine-tuned on one."""
 
+import signal
+from contextlib import contextmanager
 from unittest.mock import patch
+
+import pytest
+import torch
 
 from zoo.voc import minivoc
 from zoo.voc.minivoc import MiniVoc
@@ -17,3 +22,37 @@ def generate_few(folder, counts=FEW):
         found.fingerprint()
         _ = found.location
         return found
+
+
+def watch(monkeypatch, module, name):
+    """The networks that a module makes of its class `name`, each with what it held at first: a list that fills."""
+    made = []
+
+    class Kept(getattr(module, name)):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
+
+    monkeypatch.setattr(module, name, Kept)
+    return made
+
+
+def moved(network, before):
+    """The tensors that have changed."""
+    return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@contextmanager
+def stopped(owner, name, calls):
+    """SIGTERM comes at that call of a function in the block, which must end by it."""
+    left, before = [calls], getattr(owner, name)
+
+    def stopping(*given):
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+        return before(*given)
+
+    with patch.object(owner, name, stopping), pytest.raises(SystemExit) as ended:
+        yield
+    assert ended.value.code == 143

@@ -8,9 +8,14 @@ ResNets           res4 and res5 keep the resolution of res3 by dilation (stride 
 other networks    that head on their deepest map, at its own resolution.
 
 Where FCN's Caffe program pads the image by 100 pixels and cuts a border from the scores, fc6 is padded here by half its
-window, so that the grid of cells lies centred on the image; images are filled up with zeros (the mean colour) to whole
-cells. Upsampling is bilinear and fixed, as there. The new 3x3 convolution has group norm in place of batch norm, which
-keeps the checkpoint's running statistics: a new layer has none. The layer of scores starts at zero.
+window; images are filled up with zeros (the mean colour) to whole cells. Upsampling is bilinear and fixed, as there.
+The new 3x3 convolution has group norm in place of batch norm, which keeps the checkpoint's running statistics: a new
+layer has none. The layer of scores starts at zero.
+
+The grid of cells is taken to lie centred on the image. It does, within half a pixel, in AlexNet, VGG-16, alexnet32,
+small_vgg and resnet18. Where padded convolutions have strides, their first window is centred on the first pixel, and
+their last not on the last: cells then lie 3.5 pixels (resnet50) or 15.5 (torchvision:resnet18) further to the upper
+left than they are taken to. mmsegmentation and torchvision spread their scores in the same way.
 """
 
 from __future__ import annotations
@@ -218,8 +223,9 @@ def fill_up(x: Tensor, stride: int) -> Tensor:
 def spread(scores: Tensor, size: Sequence[int], step: Sequence[float]) -> Tensor:
     """The scores of cells (N, C, k, l) at every pixel of images of `size`: bilinear, (N, C, height, width).
 
-    step: pixels between cells, in height and width. The grid of cells is centred on the image; beyond the outermost
-    cells scores stay what they are there. As matrix products, whose gradients are the same bits each time on a GPU too.
+    step: pixels between cells, in height and width. The grid of cells is taken to be centred on the image; beyond the
+    outermost cells scores stay what they are there. As matrix products, whose gradients are the same bits each time on
+    a GPU too.
     """
     rows, columns = (shares(*each, scores) for each in zip(scores.shape[-2:], size, step))
     return rows @ scores @ columns.mT

@@ -6,7 +6,7 @@ A task builds a model around the checkpoint's backbone, marks what learns in it,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,17 +18,20 @@ from results.errors import RunFailed, UserError
 from zoo import processes
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset, spaced
+from zoo.datasets.images import FileImages, ahead
 from zoo.evaluation import Evaluation
 from zoo.options import check_least
 from zoo.run import Task
-from zoo.seeds import derive, numpy_generator
+from zoo.seeds import derive, generator, numpy_generator
 from zoo.state import State
 from zoo.steps import descend
 from zoo.tensors import content
-from zoo.voc import VOCS, Devkit
+from zoo.views import View
+from zoo.voc import Devkit, as_devkit
 from zoo.voc.devkit import MAIN
 
 SHOWN = 100  # losses that a record keeps
+AHEAD = 64  # images that are read ahead of where the check of files is
 
 
 @dataclass(frozen=True)
@@ -38,27 +41,36 @@ class Transfer(Task):
     home: ClassVar[str] = "minivoc"
     protocol: ClassVar[str]
     of: ClassVar[str] = MAIN  # whose sets of images are used: Main's or Segmentation's
-    least: ClassVar[dict[str, float]] = {"iterations": 1, "batch": 1, "lr": 0, "momentum": 0, "weight_decay": 0}
+    least: ClassVar[dict[str, float]] = {
+        "iterations": 1,
+        "batch": 1,
+        "lr": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+        "warm_up": 0,
+    }
 
     trained: Literal["fc6-8", "all"] = "all"  # the layers above the convolutions, or all but the Sobel filter
     # learned from, evaluated on; settings are to be chosen on train-val
     images: Literal["trainval-test", "train-val"] = "trainval-test"
-    iterations: int = 1000
-    batch: int = 16
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-6
+    iterations: int = 1000  # steps, each on one batch
+    batch: int = 16  # images of a step
+    lr: float = 1e-3  # the largest learning rate
+    warm_up: int = 100  # first iterations, in which the learning rate grows to its largest
+    momentum: float = 0.9  # of the gradients
+    weight_decay: float = 1e-6  # of the weights that learn
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         """See Task.parts; nothing is left to resolve."""
-        if not isinstance(dataset, Devkit):
-            raise UserError(f"{self.name} needs boxes or masks, and {dataset.name} has none", fix=" or ".join(VOCS))
+        devkit = as_devkit(dataset, f"{self.name} fine-tunes on")
         check_least(asdict(self), self.least)
         if self.batch % processes.count():
             happened = f"batches of {self.batch} cannot be shared evenly by {processes.count()} processes"
             raise UserError(happened, fix=f"--batch {max(1, self.batch // processes.count()) * processes.count()}")
         for split in self.splits:
-            dataset.ids(split, self.of)
+            devkit.ids(split, self.of)
+            if self.of == MAIN:
+                devkit.presence(split)  # its lists are whole, and some image shows each class
         return [self]
 
     @property
@@ -81,6 +93,10 @@ class Transfer(Task):
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
+        return self.lr * min(1.0, (step + 1) / max(1, self.warm_up)) * self.share(step)
+
+    def share(self, step: int) -> float:
+        """How much of the largest learning rate the schedule leaves at a step."""
         raise NotImplementedError
 
 
@@ -122,6 +138,26 @@ class Finetuning:
         drawn = [numpy_generator(self.task.seed, "order", number).permutation(count) for number in passes]
         return np.concatenate(drawn)[:wanted]
 
+    def check_files(self, *sets: tuple[FileImages, np.ndarray, View]) -> None:
+        """Look at all images once, so that a file which is broken is named now, and not when its turn comes.
+
+        sets: images, which of them will be asked for, and a view. Of many processes, each looks at its own share. A run
+        that continues in its training, or after it, has done so.
+        """
+        if self.state.done("training"):
+            return
+        wanted = [(images, number, view) for images, numbers, view in sets for number in numbers.tolist()]
+        own = wanted[processes.share(len(wanted))]
+
+        def check(at: int) -> None:
+            images, number, view = own[at]
+            images.see(number, view, generator(0, at))
+
+        looked = ahead(check, range(len(own)), self.bench.workers, AHEAD)
+        for _ in self.bench.progress(looked, "files checked", len(own)):
+            pass
+        processes.meet()
+
     def descend(self, batches: Iterable[Any], loss_of: Callable[[Any], Tensor]) -> None:
         """A step for each batch. RunFailed for a loss that is no number, and for weights that are none at the end."""
         for step, batch in enumerate(batches, self.state.done("training")):
@@ -146,3 +182,9 @@ class Finetuning:
             ],
             "frozen": f"verified: {len(fixed)} of {len(self.model.state_dict())} tensors unchanged",
         }
+
+
+def check_any(shown: Sized) -> None:
+    """UserError if the classes of which an image that is evaluated shows an object that counts are none."""
+    if not len(shown):
+        raise UserError("no image shows an object that counts", fix="more images (a larger --limit, or none)")

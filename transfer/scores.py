@@ -224,8 +224,7 @@ def segmentation_scores(table: np.ndarray, classes: Sequence[str]) -> tuple[dict
     UserError if no pixel has a class.
     """
     right, true, union = table.diagonal(), table.sum(1), table.sum(0) + table.sum(1) - table.diagonal()
-    if not true.sum():
-        raise UserError("no pixel of the masks has a class", fix="more images (a larger --limit, or none)")
+    check_counted(true.sum())
     ious = {name: 100 * float(right[i] / union[i]) for i, name in enumerate(classes) if union[i]}
     metrics = {
         "mIoU": float(np.mean(list(ious.values()))),
@@ -233,3 +232,9 @@ def segmentation_scores(table: np.ndarray, classes: Sequence[str]) -> tuple[dict
         "mean_acc": 100 * float((right[true > 0] / true[true > 0]).mean()),
     }
     return metrics, {"IoU": ious, "absent": [name for name in classes if name not in ious]}
+
+
+def check_counted(pixels: int) -> None:
+    """UserError if no pixel of the masks counts."""
+    if not pixels:
+        raise UserError("no pixel of the masks has a class", fix="more images (a larger --limit, or none)")

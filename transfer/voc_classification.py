@@ -1,11 +1,11 @@
 """Which classes does an image show? Fine-tuned on Pascal VOC; the average precision of ranking images by class.
 
-python -m transfer.voc_classification                                    the reference checkpoint on minivoc
-python -m transfer.voc_classification --dataset voc2007 --checkpoint NAME --trained fc6-8
+    python -m transfer.voc_classification          the reference checkpoint on minivoc
+    python -m transfer.voc_classification --dataset voc2007 --checkpoint NAME --trained fc6-8
 
 The linear layers start anew, the convolutions from the checkpoint; batch norm keeps its running statistics. An image is
-seen as square crops, of VOC's a tenth to half of its area; its score is the sum of the outputs for ten of them. A class
-counts where it is not difficult to see.
+seen as square crops (one of VOC: of a tenth to half of its area); its score is the sum of the outputs for ten of them.
+A class counts where it is not difficult to see.
 
 Caron et al., ECCV 2018, section 4.4, as its program has it (deepcluster.md 2.2).
 """
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transfer.finetuning import Finetuning, Transfer
+from transfer.finetuning import Finetuning, Transfer, check_any
 from zoo import device as devices
 from zoo import processes
 from zoo.backbones import Backbone
@@ -38,7 +38,7 @@ CROPS = 10  # of an image that is evaluated
 CLIP = 10.0  # the largest norm of a step's gradients
 BIAS = 0.1  # of linear layers at the start
 
-RELEASED: dict[str, Any] = dict(iterations=80_000, batch=16, lr=3e-3, halve_every=5000, area=(0.1, 0.5))
+RELEASED: dict[str, Any] = dict(iterations=80_000, batch=16, lr=3e-3, halve_every=5000, warm_up=0, area=(0.1, 0.5))
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ class VocClassification(Transfer):
     }
     least: ClassVar[dict[str, float]] = Transfer.least | {"halve_every": 1}
 
+    batch: int = 32  # images of a step
+    lr: float = 2e-2  # the largest learning rate
     halve_every: int = 500  # iterations after which the learning rate is halved
-    area: tuple[float, float] = (0.4, 1.0)  # of the crops that are seen of an image, as a share of it
+    area: tuple[float, float] = (0.4, 1.0)  # least and most area of a crop, as shares of the image's
     train_bn: Flag = False  # with fc6-8: the scales and biases of batch norm learn too (the paper's 72.0)
 
     @property
@@ -63,21 +65,30 @@ class VocClassification(Transfer):
         """See Transfer.columns."""
         return (*super().columns, "train_bn")
 
-    def rate(self, step: int) -> float:
-        """See Transfer.rate."""
-        return self.lr / 2 ** (step // self.halve_every)
+    def share(self, step: int) -> float:
+        """See Transfer.share."""
+        return 0.5 ** (step // self.halve_every)
 
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         state = bench.state("fine-tuning")
         network = Classifier(bench.backbone, len(bench.dataset.classes), self.seed)
         network.choose(self.trained, self.train_bn)
         tuning = Finetuning(self, bench, network.to(bench.device), state, CLIP)
+        shown = self.check(tuning)
         self.learn(tuning, network)
         scores, presence = self.score(tuning, network)
-        shown = (presence == 1).any(0) if bench.limit else np.ones(len(bench.dataset.classes), bool)
-        names = [name for name, there in zip(bench.dataset.classes, shown) if there]
+        names = [bench.dataset.classes[label] for label in shown]
         metrics, details = classification_scores(scores[:, shown], presence[:, shown], names)
         yield Outcome(self, metrics, {**details, **tuning.conclude()})
+
+    def check(self, tuning: Finetuning) -> np.ndarray:
+        """The classes, from 0 on, that images evaluated show: all, but in a smoke run. UserError for a broken file."""
+        devkit, view = tuning.devkit, self.view(tuning.bench)
+        tuning.check_files(*((devkit.read(split), tuning.rows(split), view) for split in self.splits))
+        evaluated = self.splits[1]
+        shown = np.flatnonzero((devkit.presence(evaluated)[tuning.rows(evaluated)] == 1).any(0))
+        check_any(shown)
+        return shown
 
     def learn(self, tuning: Finetuning, network: Classifier) -> None:
         """Descend on the loss: over each image's classes, summed, of those that count."""

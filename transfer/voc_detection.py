@@ -1,14 +1,14 @@
 """Where are the objects? Fast or Faster R-CNN fine-tuned on Pascal VOC; the average precision of the boxes found.
 
-python -m transfer.voc_detection                                         the reference checkpoint on minivoc
-python -m transfer.voc_detection --dataset voc2007 --checkpoint NAME --trained fc6-8
-python -m transfer.voc_detection --engine detectron2                     its own model, trained and scored alike
+    python -m transfer.voc_detection                        the reference checkpoint on minivoc
+    python -m transfer.voc_detection --dataset voc2007 --checkpoint NAME --trained fc6-8
+    python -m transfer.voc_detection --engine detectron2    its own model, trained and scored alike
 
---proposals selective-search is Fast R-CNN, the paper's; rpn is Faster R-CNN. transfer/detection/model.py says which
-layers see what: they start from the checkpoint, and batch norm keeps its running statistics. Images are normalised as
-the checkpoint wants it, and then filled up with zeros to the largest of their batch. Learned from are objects that are
-not difficult, and images that have one, as in py-faster-rcnn. Detections score more than .05, those of one class
-overlap by an IoU of .3 at most, and an image has 100 at most.
+With --proposals selective-search it is Fast R-CNN, the paper's; with rpn Faster R-CNN. transfer/detection/model.py says
+which layers see what: they start from the checkpoint, and batch norm keeps its running statistics. Images are
+normalised as the checkpoint wants it, and then filled up with zeros to the largest of their batch. Learned from are
+objects that are not difficult, and images that have one, as in py-faster-rcnn. Detections score more than .05, those of
+one class overlap by an IoU of .3 at most, and an image has 100 at most.
 
 voc2007 has the literature's values for self-supervised networks (deepcluster.md 2.3), with one learning rate and one
 weight decay: Caffe doubles the rate of biases, and does not decay them.
@@ -26,11 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
-from results.errors import UserError
 from transfer.detection.data import Scaled, Scenes, Seen
 from transfer.detection.model import MOST, Detector
 from transfer.engines import versions
-from transfer.finetuning import Finetuning, Transfer
+from transfer.finetuning import Finetuning, Transfer, check_any
 from transfer.pictures import Mark, Panel, draw_boxes, save_beside
 from transfer.proposals import propose, selective_search
 from transfer.scores import detection_scores, detections, to_edges, truths
@@ -40,11 +39,12 @@ from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset, spaced
 from zoo.datasets.decoding import read_rgb
 from zoo.datasets.images import FileImages
-from zoo.evaluation import Evaluation
+from zoo.evaluation import PICTURES, Evaluation
 from zoo.options import TaskOptions, TransferOptions, check_least
 from zoo.run import Outcome, main
 from zoo.seeds import derive
 from zoo.voc.annotation import Annotation, Box
+from zoo.voc.average_precision import check_present
 
 DRAWN = 0.5  # the least score of a detection in a picture
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # in an image: edges (n, 4), classes (n,) from 0 on, scores (n,)
@@ -60,7 +60,7 @@ FAST_RCNN: dict[str, Any] = dict(
     longest=1000,
     anchors=(128, 256, 512),
     candidates=12_000,
-    rois=128,
+    rois=64,  # of an image, where Girshick 2015 and py-faster-rcnn's BATCH_SIZE have 128 for the two of a batch
 )
 
 
@@ -77,26 +77,24 @@ class VocDetection(Transfer):
         "voc2012": FAST_RCNN | {"images": "train-val"},
     }
     least: ClassVar[dict[str, float]] = Transfer.least | {
-        "warm_up": 0,
         "side": 1,
         "longest": 1,
         "candidates": 2,
         "rois": 2,
     }
 
-    engine: Literal["torchvision", "detectron2"] = "torchvision"  # whose parts the network is made of (make engines)
+    engine: Literal["torchvision", "detectron2"] = "torchvision"  # whose parts it is made of (detectron2: make engines)
     proposals: Literal["rpn", "selective-search"] = "rpn"  # Faster R-CNN, or Fast R-CNN (which needs OpenCV)
-    iterations: int = 600
-    batch: int = 2
-    lr: float = 1e-2
-    weight_decay: float = 5e-4
-    milestones: tuple[int, ...] = (450,)  # iterations from which the learning rate is a tenth of what it was
-    warm_up: int = 50  # iterations in which it grows to its full value
-    sides: tuple[int, ...] = (56, 64, 72, 80)  # of images that are learned from, the shorter, in pixels: drawn for each
-    side: int = 64  # the same of those evaluated
-    longest: int = 107  # the longer side is this at most
-    anchors: tuple[int, ...] = (16, 32, 48)  # sides of boxes that the region proposal network starts from
-    candidates: int = 600  # boxes of it that are compared, and in evaluation half as many
+    iterations: int = 1200  # steps, each on one batch
+    batch: int = 2  # images of a step
+    lr: float = 2e-2  # the largest learning rate
+    weight_decay: float = 5e-4  # of the weights that learn
+    milestones: tuple[int, ...] = (900,)  # iterations from which on the learning rate is a tenth of what it was
+    sides: tuple[int, ...] = (56, 64, 72, 80)  # pixels of the shorter side of images learned from, drawn for each
+    side: int = 64  # pixels of the shorter side of images evaluated
+    longest: int = 107  # pixels that the longer side has at most, the shorter then having less
+    anchors: tuple[int, ...] = (16, 32, 48)  # sides in pixels of boxes that the region proposal network starts from
+    candidates: int = 600  # boxes of that network that are compared, and in evaluation half as many
     rois: int = 64  # regions of an image that are learned from
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
@@ -108,10 +106,9 @@ class VocDetection(Transfer):
         detector_of(self.engine).check(empty(**checkpoint.backbone))
         return super().parts(checkpoint, dataset)
 
-    def rate(self, step: int) -> float:
-        """See Transfer.rate."""
-        grown = min(1.0, (step + 1) / max(1, self.warm_up))
-        return self.lr * grown * 0.1 ** sum(step >= milestone for milestone in self.milestones)
+    def share(self, step: int) -> float:
+        """See Transfer.share."""
+        return 0.1 ** sum(step >= milestone for milestone in self.milestones)
 
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         classes = bench.dataset.classes
@@ -119,7 +116,7 @@ class VocDetection(Transfer):
         network = detector_of(self.engine)(bench.backbone, len(classes), self.seed, *regions, self.precision)
         network.choose(self.trained)
         tuning = Finetuning(self, bench, network.to(bench.device), bench.state("fine-tuning"))
-        scenes = [self.scenes(tuning, split) for split in self.splits]
+        scenes = self.scenes(tuning)
         self.learn(tuning, network, scenes[0])
         found = self.find(tuning, network, scenes[1])
         metrics, details = score(found, scenes[1].annotations, classes, bench.limit is not None)
@@ -130,17 +127,19 @@ class VocDetection(Transfer):
             details["versions"] = versions(self.engine)
         yield Outcome(self, metrics, details | tuning.conclude())
 
-    def scenes(self, tuning: Finetuning, split: str) -> Scenes:
-        """The images of a set, with their proposals where they are asked for."""
-        scenes = Scenes(tuning.devkit, split, tuning.rows(split), learning=split == self.splits[0])
+    def scenes(self, tuning: Finetuning) -> list[Scenes]:
+        """The images learned from and those evaluated, with proposals where these are asked for.
+
+        UserError for a file that is broken, and for a class without an object that counts in the images evaluated.
+        """
+        view, bench = Scaled((self.side,), self.longest), tuning.bench
+        found = [Scenes(tuning.devkit, split, tuning.rows(split), split == self.splits[0]) for split in self.splits]
+        tuning.check_files(*((scenes, np.arange(len(scenes)), view) for scenes in found))
+        counted(found[1].annotations, bench.dataset.classes, bench.limit is not None)
         if self.proposals == "selective-search":
-            search, bench = selective_search(), tuning.bench
-            scenes.regions = search.name
-            own = FileImages(scenes.root, scenes.paths[processes.share(len(scenes))], None)
-            for images in (own, scenes):  # of many processes, each searches its own first
-                scenes.proposals = propose(images, bench.cache, search, bench.workers, quiet=bench.quiet)
-                processes.meet()
-        return scenes
+            for scenes in found:
+                search_all(scenes, bench)
+        return found
 
     def learn(self, tuning: Finetuning, network: Detector, scenes: Scenes) -> None:
         """Descend on the loss."""
@@ -162,6 +161,16 @@ class VocDetection(Transfer):
             own = torch.stack([found_in(network, one, bench) for one in seen])
             kept.extend(processes.from_portions(own, len(ids)).cpu())
         return [split(rows) for rows in kept]
+
+
+def search_all(scenes: Scenes, bench: Evaluation) -> None:
+    """Give the images their proposals, which are searched for if the cache does not have them."""
+    search = selective_search()
+    scenes.regions = search.name
+    own = FileImages(scenes.root, scenes.paths[processes.share(len(scenes))], None)
+    for images in (own, scenes):  # of many processes, each searches its own first
+        scenes.proposals = propose(images, bench.cache, search, bench.workers, quiet=bench.quiet)
+        processes.meet()
 
 
 def detector_of(engine: str) -> Any:
@@ -217,21 +226,31 @@ def regions(seen: Sequence[Seen], bench: Evaluation) -> list[Tensor]:
 def score(
     found: Sequence[Found], annotations: Sequence[Annotation], classes: Sequence[str], some: bool
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """See detection_scores. some: of those classes alone of which an image has an object that is not difficult."""
+    """See detection_scores; of the classes that are `counted`."""
+    names = counted(annotations, classes, some)
     if some:
-        names = {box.name for one in annotations for box in one.boxes if not box.difficult}
-        shown = [number for number, name in enumerate(classes) if name in names]
-        if not shown:
-            raise UserError("no image shows an object that counts", fix="more images (a larger --limit, or none)")
+        shown = [classes.index(name) for name in names]
         chosen = [np.isin(labels, shown) for _, labels, _ in found]
         found = [
             (edges[mine], np.searchsorted(shown, labels[mine]), scores[mine])
             for (edges, labels, scores), mine in zip(found, chosen)
         ]
         annotations = [replace(one, boxes=tuple(box for box in one.boxes if box.name in names)) for one in annotations]
-        classes = [classes[number] for number in shown]
-    metrics, details = detection_scores(detections(found), truths(annotations, classes), classes)
+    metrics, details = detection_scores(detections(found), truths(annotations, names), names)
     return metrics, dict(details)
+
+
+def counted(annotations: Sequence[Annotation], classes: Sequence[str], some: bool) -> list[str]:
+    """The classes that are scored: all; or `some`, of which an image has an object that is not difficult.
+
+    UserError for a class, or with `some` for images, without such an object.
+    """
+    there = {box.name for one in annotations for box in one.boxes if not box.difficult}
+    if not some:
+        check_present(np.array([name in there for name in classes]), classes)
+    found = [name for name in classes if name in there]
+    check_any(found)
+    return found
 
 
 def save_pictures(scenes: Scenes, found: Sequence[Found], bench: Evaluation) -> None:
@@ -251,11 +270,9 @@ def save_pictures(scenes: Scenes, found: Sequence[Found], bench: Evaluation) -> 
             Mark(to_edges(np.array(box.corners)).tolist(), classes.index(box.name), describe(box)) for box in boxes
         ]
         image = read_rgb(place)
-        panels = [
-            Panel(f"found, with a score of {DRAWN:g} or more", draw_boxes(image, sure)),
-            Panel("annotated", draw_boxes(image, there)),
-        ]
-        save_beside(bench.directory / "pictures" / f"{place.path.stem}.png", panels)
+        title = f"found{'' if sure else ': nothing'} with a score of {DRAWN:g} or more"
+        panels = [Panel(title, draw_boxes(image, sure)), Panel("annotated", draw_boxes(image, there))]
+        save_beside(bench.directory / PICTURES / f"{place.path.stem}.png", panels)
 
 
 def describe(box: Box) -> str:

@@ -1,8 +1,8 @@
 """Which class does each pixel belong to? Fully convolutional networks fine-tuned on Pascal VOC; the mean IoU.
 
-python -m transfer.voc_segmentation                                      the reference checkpoint on minivoc
-python -m transfer.voc_segmentation --dataset voc2012 --checkpoint NAME --trained fc6-8
-python -m transfer.voc_segmentation --engine mmseg                       its own model, trained and scored alike
+    python -m transfer.voc_segmentation                     the reference checkpoint on minivoc
+    python -m transfer.voc_segmentation --dataset voc2012 --checkpoint NAME --trained fc6-8
+    python -m transfer.voc_segmentation --engine mmseg      its own model, trained and scored alike
 
 fc6 and fc7 are convolutions with the checkpoint's weights, the layer of scores is new; batch norm keeps its running
 statistics. Learned from are squares in which an image lies, or that are cut out of it; each image is evaluated whole,
@@ -31,19 +31,20 @@ from transfer.fcn import Fcn, PixelNetwork
 from transfer.finetuning import Finetuning, Transfer
 from transfer.masked import MaskedImages, Placed, Whole
 from transfer.pictures import Panel, draw_mask, save_beside
-from transfer.scores import confusion, segmentation_scores
+from transfer.scores import check_counted, confusion, segmentation_scores
 from zoo import processes
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset, spaced
-from zoo.evaluation import Evaluation
+from zoo.evaluation import PICTURES, Evaluation
 from zoo.options import TaskOptions, TransferOptions
 from zoo.preprocessing import Preprocessing
 from zoo.run import Outcome, main
 from zoo.seeds import derive
 from zoo.voc.devkit import SEGMENTATION
+from zoo.voc.masks import BORDER
 from zoo.warp import resize
 
-FCN_ALEXNET: dict[str, Any] = dict(iterations=100_000, batch=20, lr=1e-4, power=0.0, crop=512, scale=1.0)
+FCN_ALEXNET: dict[str, Any] = dict(iterations=100_000, batch=20, lr=1e-4, warm_up=0, power=0.0, crop=512, scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ class VocSegmentation(Transfer):
     }
     least: ClassVar[dict[str, float]] = Transfer.least | {"power": 0, "crop": 1, "scale": 1e-3}
 
-    engine: Literal["torchvision", "mmseg"] = "torchvision"  # whose parts the network is made of (make engines)
-    iterations: int = 300
-    lr: float = 1e-2
-    weight_decay: float = 5e-4
-    power: float = 0.9  # of what is left of the iterations, by which the learning rate falls; 0: it does not
-    crop: int = 128  # side of the squares that are learned from, in pixels of the images
-    scale: float = 0.5  # of an image as the network sees it; masks and scores have its own pixels
+    engine: Literal["torchvision", "mmseg"] = "torchvision"  # whose parts the network is made of (mmseg: make engines)
+    iterations: int = 1000  # steps, each on one batch
+    batch: int = 8  # images of a step
+    lr: float = 1e-1  # the largest learning rate
+    weight_decay: float = 5e-4  # of the weights that learn
+    power: float = 0.9  # of the share of iterations that is left, by which the learning rate falls; 0: it does not
+    crop: int = 96  # side of the squares that are learned from, in pixels of the images
+    scale: float = 0.5  # by which images are scaled for the network; masks and scores keep the images' own pixels
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         """See Task.parts."""
@@ -75,9 +77,9 @@ class VocSegmentation(Transfer):
         network_of(self.engine)
         return found
 
-    def rate(self, step: int) -> float:
-        """See Transfer.rate."""
-        return self.lr * (1 - step / self.iterations) ** self.power
+    def share(self, step: int) -> float:
+        """See Transfer.share."""
+        return (1 - step / self.iterations) ** self.power
 
     def run(self, parts: Sequence[Self], bench: Evaluation) -> Iterator[Outcome]:
         state = bench.state("fine-tuning")
@@ -86,6 +88,7 @@ class VocSegmentation(Transfer):
         network.choose(self.trained)
         network.to(bench.device).to(memory_format=torch.channels_last)
         tuning = Finetuning(self, bench, network, state)
+        self.check(tuning)
         self.learn(tuning, network)
         metrics, details = segmentation_scores(self.measure(tuning, network), names)
         self.draw(tuning, network)
@@ -93,6 +96,15 @@ class VocSegmentation(Transfer):
         if self.engine != "torchvision":  # whose version is in every record
             details["versions"] = versions(self.engine)
         yield Outcome(self, metrics, details | tuning.conclude())
+
+    def check(self, tuning: Finetuning) -> None:
+        """UserError for a file that is broken, or if no pixel of the masks evaluated counts."""
+        view = Whole()
+        sets = [(MaskedImages(tuning.devkit, split), tuning.rows(split), view) for split in self.splits]
+        tuning.check_files(*sets)
+        images, rows, _ = sets[1]
+        masks = (images.see(number, view, torch.Generator())[3] for number in rows.tolist())
+        check_counted(any((mask != BORDER).any() for mask in masks))  # which the first image tells, nearly always
 
     def learn(self, tuning: Finetuning, network: PixelNetwork) -> None:
         """Descend on the loss of the pixels that count."""
@@ -136,8 +148,8 @@ class VocSegmentation(Transfer):
         some = rows[spaced(len(rows), bench.save_pictures)]
         for number, (_, pixels) in zip(some, images.batches(some, 1, Whole(), 0, bench.device, bench.workers)):
             (found,) = compute(network, pixels[:, :3], bench, self.scale).argmax(1)
-            panels = show(pixels[0].cpu(), found.cpu())
-            save_beside(bench.directory / "pictures" / f"{images.path(number).stem}.png", panels)
+            panels = show(pixels[0].cpu(), found.cpu(), bench.dataset.classes)
+            save_beside(bench.directory / PICTURES / f"{images.path(number).stem}.png", panels)
 
 
 def network_of(engine: str) -> Callable[..., PixelNetwork]:
@@ -159,11 +171,18 @@ def compute(network: PixelNetwork, pixels: Tensor, bench: Evaluation, scale: flo
     return network.scores(see(pixels, bench, scale), pixels.shape[-2:])
 
 
-def show(seen: Tensor, found: Tensor) -> list[Panel]:
+def show(seen: Tensor, found: Tensor, classes: Sequence[str]) -> list[Panel]:
     """An image with its mask, uint8 (4, h, w): as it is, what is annotated, and what was found (h, w)."""
     image = Image.fromarray(seen[:3].permute(1, 2, 0).numpy())
-    masks = {"image": torch.zeros_like(seen[3]), "annotated": seen[3], "found": found.to(torch.uint8)}
-    return [Panel(title, draw_mask(image, mask.numpy())) for title, mask in masks.items()]
+    masks = {"annotated": seen[3], "found": found.to(torch.uint8)}
+    plain = Panel("image", draw_mask(image, torch.zeros_like(seen[3]).numpy()))
+    return [plain, *(show_mask(title, image, mask, classes) for title, mask in masks.items())]
+
+
+def show_mask(title: str, image: Image.Image, mask: Tensor, classes: Sequence[str]) -> Panel:
+    """An image under a mask, the names of its classes above."""
+    key = [(label - 1, classes[label - 1]) for label in mask.unique().tolist() if 0 < label != BORDER]
+    return Panel(title if key else f"{title}: nothing", draw_mask(image, mask.numpy()), key)
 
 
 def mean_colour(preprocessing: Preprocessing) -> tuple[int, int, int]:

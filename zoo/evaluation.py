@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +28,13 @@ from zoo.datasets.images import ArrayImages, Images
 from zoo.environment import environment
 from zoo.options import TaskOptions, TransferOptions
 from zoo.run import Outcome, Task, failure_noted, now, settings_of, shown_path
-from zoo.state import State
+from zoo.state import State, Unkept
 from zoo.tensors import content
 from zoo.unfinished import Unfinished
 from zoo.views import Centre, CentreCrop, View
+
+PICTURES = "pictures"  # the folder of a run that has them
+Step = TypeVar("Step")
 
 
 @dataclass
@@ -88,9 +91,13 @@ class Evaluation:
         first, total = state.done(what) if state else 0, -(-len(order) // batch)
         stream = images.batches(order, batch, view, seed, self.device, self.workers, first, processes.portion)
         steps = zip(state.steps(what, total) if state else range(total), stream)
-        hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
-        for number, (_, pixels) in tqdm(steps, desc=what, initial=first, total=total, disable=hidden, leave=False):
+        for number, (_, pixels) in self.progress(steps, what, total, first):
             yield order[number * batch :][:batch], pixels
+
+    def progress(self, steps: Iterable[Step], what: str, total: int, first: int = 0) -> Iterable[Step]:
+        """The steps, from `first` on, with a progress bar."""
+        hidden = True if self.quiet else None  # None: no bar where stderr is not a terminal
+        return tqdm(steps, desc=what, initial=first, total=total, disable=hidden, leave=False)
 
     def state(self, name: str) -> State:
         """What the work `name` of this run continues from; work that runs beside it in a thread has another."""
@@ -115,16 +122,6 @@ class Evaluation:
     def fingerprint(self) -> str:
         """Digest of every weight and statistic of the backbone: what is frozen must not move."""
         return content({"backbone": self.backbone.state_dict()}, {})
-
-
-class Unkept(State):
-    """The state of a run that keeps none."""
-
-    def __init__(self) -> None:
-        super().__init__(Path(os.devnull))  # no folder: nothing is found in it
-
-    def save(self) -> None:
-        """Nothing is saved."""
 
 
 @dataclass
@@ -274,7 +271,7 @@ def show(records: Sequence[Record], options: TaskOptions, limit: int | None) -> 
     rows = [
         {
             **{name: record.settings[name] for name in ("layer", "assignment", "seed") if name in record.settings},
-            **{name: f"{value:.4g}" for name, value in record.metrics.items()},
+            **{name: f"{value:.4g}" for name, value in sorted(record.metrics.items())},  # as records in files have them
             "record": "none" if limit else record.key,
         }
         for record in records
@@ -285,6 +282,10 @@ def show(records: Sequence[Record], options: TaskOptions, limit: int | None) -> 
         print(f"{whose} on {limit} images (--limit): nothing is recorded")
     else:
         print(f"records     {shown_path(options.records.path(first).parent)}")
+    if isinstance(options, TransferOptions) and options.save_pictures:
+        folders = [options.runs_dir / record.key / PICTURES for record in records]
+        for folder in filter(Path.is_dir, folders):  # of what was recorded before there may be none
+            print(f"pictures    {shown_path(folder)}")
 
 
 def describe_part(part: Task) -> str:

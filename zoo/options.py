@@ -69,7 +69,7 @@ class MethodOptions(Options):
 @dataclass(frozen=True)
 class TaskOptions(Options):
     checkpoint: str = DEFAULT  # a name that `python -m pretrain` lists, a file, random-BACKBONE@SEED, or `reference`
-    cache: Path | None = None  # where features are kept, to be read again; else cache/ in the clone
+    cache: Path | None = None  # where features, and proposals, are kept to be read again; else cache/ in the clone
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from zoo import device as devices
 from zoo import processes
 from zoo.backbones import channels_for
 from zoo.checkpoint import REFERENCE, Checkpoint, describe
-from zoo.datasets.dataset import Dataset
+from zoo.datasets.dataset import Dataset, Missing
 from zoo.datasets.images import Images
 from zoo.datasets.imbalance import imbalanced
 from zoo.environment import environment
 from zoo.options import MethodOptions
-from zoo.run import Method, failure_noted, now, settings_of, shown_path
+from zoo.run import Method, Unfit, failure_noted, now, settings_of, shown_path
+from zoo.scratch import discard
 from zoo.seeds import numpy_generator
 from zoo.state import remove, states
 from zoo.training import SCRATCH, Training
@@ -35,24 +36,57 @@ METRICS = (
 
 def pretrain(method: Method, dataset: Dataset, options: MethodOptions, line: str) -> None:
     """Train one seed, save its checkpoint in runs/<key>/ and record it; or print the record there is."""
-    dataset.preflight()
-    count = count_images(method, dataset, options)
-    method.check(dataset, count)
-    key = cell_key(method.name, method.version, settings_of(method), None, dataset.fingerprint(), options.limit)
-    path = options.runs_dir / key / f"{checkpoint_name(method, dataset)}.safetensors"
-    known = processes.by_first(lambda: None if options.force else recorded(method.name, key, path, options))
     if options.dry_run:
-        verb = "continue" if states(path.parent) and not options.force else "train"
-        plan = f"will {verb}: {asdict(method)['epochs']} epochs in {shown_path(path.parent)}"
-        print(f"{path.stem}  {key}  {'recorded' if known else plan}")
-        print(f"{count:,} images\n{method.cost(dataset, count)}")
+        foresee(method, dataset, options)
         return
+    dataset.preflight()
+    method.check(dataset, count_images(method, dataset, options))
+    key, path = place(method, dataset, options)
+    known = look_up(method, key, path, options)
     record, made = known or (train(method, dataset, options, line, key, path), path)
     if processes.rank():
         return
     if options.out is not None:
         write_bytes(options.out, made.read_bytes())
     show(record, made, options, known is not None)
+
+
+def foresee(method: Method, dataset: Dataset, options: MethodOptions) -> None:
+    """Print what a run would do, or why it cannot, and what it costs.
+
+    Of a published data set that is not here, by the counts that it has. UserError if these are not known either, and
+    for what more images or others would not mend.
+    """
+    cannot: UserError | None = None
+    try:
+        dataset.preflight()
+    except Missing as missing:
+        cannot = missing
+    count = count_images(method, dataset, options)
+    try:
+        method.check(dataset, count)
+    except (Missing, Unfit) as error:
+        cannot = cannot or error
+    if cannot:
+        print(f"{checkpoint_name(method, dataset)}  cannot: {cannot}")
+    else:
+        key, path = place(method, dataset, options)
+        verb = "continue" if states(path.parent) and not options.force else "train"
+        plan = f"will {verb}: {asdict(method)['epochs']} epochs in {shown_path(path.parent)}"
+        print(f"{path.stem}  {key}  {'recorded' if look_up(method, key, path, options) else plan}")
+    print(f"{count:,} images\n{method.cost(dataset, count)}")
+
+
+def place(method: Method, dataset: Dataset, options: MethodOptions) -> tuple[str, Path]:
+    """The run's key, and where its checkpoint goes."""
+    fingerprint = dataset.fingerprint_of(method.opens(dataset))
+    key = cell_key(method.name, method.version, settings_of(method), None, fingerprint, options.limit)
+    return key, options.runs_dir / key / f"{checkpoint_name(method, dataset)}.safetensors"
+
+
+def look_up(method: Method, key: str, path: Path, options: MethodOptions) -> tuple[Record, Path] | None:
+    """What `recorded` says to the first process; None with --force."""
+    return processes.by_first(lambda: None if options.force else recorded(method.name, key, path, options))
 
 
 def trained_splits(method: Method, dataset: Dataset) -> dict[str, int]:
@@ -103,7 +137,7 @@ def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, k
     directory.mkdir(exist_ok=True)
     if options.force:
         remove(directory)
-        discard(directory, *SCRATCH)
+        discard(directory, SCRATCH)
     run = open_run(method, dataset, options, directory)
     try:
         with failure_noted(directory):
@@ -117,7 +151,7 @@ def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, k
                 if options.limit is None:
                     options.records.write(record)
     except Exception:  # not a signal, after which it is needed again
-        discard(directory, *SCRATCH)
+        discard(directory, SCRATCH)
         raise
     processes.meet()
     clear(directory)  # last: what failed before it can be tried again
@@ -129,15 +163,9 @@ def clear(directory: Path) -> None:
     if processes.rank():
         shutil.rmtree(directory, ignore_errors=True)
         return
-    discard(directory, *SCRATCH)
+    discard(directory, SCRATCH)
     remove_torn(directory)
     remove(directory)
-
-
-def discard(directory: Path, *names: str) -> None:
-    """Remove the files of these names, where they are there."""
-    for name in names:
-        (directory / name).unlink(missing_ok=True)
 
 
 def check_places(path: Path, options: MethodOptions) -> None:
@@ -173,10 +201,11 @@ def checkpoint_name(method: Method, dataset: Dataset) -> str:
 def ingredients(method: Method, dataset: Dataset) -> dict[str, Any]:
     """What a recipe is made of: method, backbone, data set, and settings without the seed."""
     channels = channels_for(method.backbone, dataset.channels)
+    fingerprint = dataset.fingerprint_of(method.opens(dataset))
     return {
         "method": method.name.rpartition(".")[2],
         "backbone": {"name": method.backbone, "channels": channels, "sobel": method.sobel},
-        "dataset": {"name": dataset.name, "protocol": method.images, "fingerprint": dataset.fingerprint()},
+        "dataset": {"name": dataset.name, "protocol": method.images, "fingerprint": fingerprint},
         "settings": {field: value for field, value in settings_of(method).items() if field != "seed"},
     }
 

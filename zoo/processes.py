@@ -55,13 +55,21 @@ def on_this_host() -> int:
 
 
 def launcher() -> list[str]:
-    """The words that start a Python program in as many processes."""
-    return ["python"] if count() == 1 else ["torchrun", "--nproc-per-node", str(count())]
+    """The words that start a Python program in as many processes, on as many hosts."""
+    if count() == 1:
+        return ["python"]
+    hosts = count() // on_this_host()
+    return ["torchrun", *(["--nnodes", str(hosts)] if hosts > 1 else []), "--nproc-per-node", str(on_this_host())]
 
 
 def place_on_this_host() -> int:
     """This process's number among them, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def started() -> int:
+    """How many processes torchrun started, joined or not; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
@@ -70,7 +78,7 @@ def joined() -> Iterator[None]:
 
     In such a block another is part of it: processes meet once, or wait for each other forever.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
+    if started() == 1 or distributed.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

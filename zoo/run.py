@@ -43,6 +43,10 @@ LATER = {"later": True}  # metadata of a setting that its class did not have at 
 Settings = TypeVar("Settings", bound="Method | Task")
 
 
+class Unfit(UserError):
+    """Settings that could be, but not for this many images."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A way of pretraining; `presets` holds, per data set, the settings that differ from the defaults."""
@@ -76,13 +80,16 @@ class Method:
         raise NotImplementedError
 
     def check(self, dataset: Dataset, count: int) -> None:
-        """UserError for settings that cannot work on `count` images of this data set, before any work."""
+        """UserError for settings that cannot work on `count` images of this data set, before any work.
+
+        Unfit where they could on more images.
+        """
         channels_for(self.backbone, dataset.channels)
         check_least(asdict(self), self.least)
         batch = asdict(self).get("batch", self.processes)
         if batch % self.processes or count < self.processes:
             happened = f"batches of {batch} of {count} images cannot be shared evenly by {self.processes} processes"
-            raise UserError(happened, fix=f"--batch {max(1, batch // self.processes) * self.processes}")
+            raise Unfit(happened, fix=f"--batch {max(1, batch // self.processes) * self.processes}")
 
     def cost(self, dataset: Dataset, count: int) -> Cost:
         """What training on `count` images of this data set takes."""

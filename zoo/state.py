@@ -15,6 +15,7 @@ belongs to a step of a loop, or to work done once, is forgotten with it.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -194,6 +195,16 @@ class State:
         except Exception as error:  # no state of ours
             happened = f"{whole[number].name} cannot be continued from ({type(error).__name__})"
             raise UserError(happened, str(self.directory), "--force, to start afresh") from error
+
+
+class Unkept(State):
+    """The state of a run that keeps none."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))  # no folder: nothing is found in it
+
+    def save(self) -> None:
+        """Nothing is saved."""
 
 
 def states(directory: Path) -> list[tuple[int, Path]]:

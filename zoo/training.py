@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,13 +27,14 @@ from zoo.clustering.scores import empty_clusters, entropy, nmi, scores
 from zoo.datasets.dataset import Dataset
 from zoo.datasets.images import Images
 from zoo.device import autocast
+from zoo.scratch import OnDisk, create_array, discard, open_array, unnamed_array
 from zoo.seeds import derive
 from zoo.state import State
 from zoo.steps import batch_sizes, descend, own_sizes
 from zoo.views import View
 
 LOG = "log.jsonl"
-SCRATCH = ("descriptors.f32",)  # what only a running run needs
+SCRATCH = "descriptors*.f32"  # what only a running run needs
 MANY = 1000  # clusters
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -140,13 +140,21 @@ class Training:
         return self.state.part(name, part)
 
     def array(self, phase: str, shape: tuple[int, int]) -> np.ndarray:
-        """A float32 array on disk that the steps of `phase` fill, with what they had filled before."""
-        path = self.directory / SCRATCH[0]
+        """A float32 array on disk that the steps of `phase` fill, with what they had filled before in this epoch.
+
+        Its file is the epoch's: a state from before another epoch wrote its rows finds none, and the phase begins anew.
+        """
+        path = self.directory / SCRATCH.replace("*", f"-{self.state.root.done.get('epochs', 0)}")
+        discard(self.directory, SCRATCH, path)
         if not path.exists() or path.stat().st_size != 4 * shape[0] * shape[1]:
             self.state.forget(phase)
         array = open_array(path, shape) if self.state.done(phase) else create_array(path, shape)
         self.part(f"{phase} on disk", OnDisk(array))
         return array
+
+    def room(self, shape: tuple[int, int]) -> Tensor:
+        """A float32 tensor that lies on disk rather than in memory, until it is let go."""
+        return torch.from_numpy(unnamed_array(self.directory, shape))
 
     def epochs(self, total: int, **parts: Any) -> Iterator[int]:
         """Epoch numbers from where an interrupted run stopped; after each, the state of `parts` is saved.
@@ -237,38 +245,3 @@ def has_collapsed(sizes: np.ndarray) -> bool:
     k, largest = len(sizes), sizes.max()
     crowded = largest > sizes.sum() / 2 and largest * k >= 2 * sizes.sum()
     return bool(k > 1 and (crowded or (sizes == 0).sum() > k / 2))
-
-
-def create_array(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """A float32 array that lies in the file `path`, which is made. OSError if the disk has no room for it."""
-    size = 4 * shape[0] * shape[1]
-    with path.open("wb") as file:
-        try:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would show as a crash (SIGBUS) when it is filled
-                os.posix_fallocate(file.fileno(), 0, max(1, size))
-            else:
-                file.truncate(size)
-        except OSError:
-            path.unlink()
-            raise
-    return open_array(path, shape)
-
-
-def open_array(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """The float32 array in a file, which what is written to it changes."""
-    return np.memmap(path, dtype=np.float32, mode="r+", shape=shape)
-
-
-@dataclass
-class OnDisk:
-    """An array on disk as a part of a state: there is nothing to save but what is still on its way to the disk."""
-
-    array: np.memmap
-
-    def state_dict(self) -> dict:
-        """Nothing, once all is on the disk."""
-        self.array.flush()
-        return {}
-
-    def load_state_dict(self, state: dict) -> None:
-        """What the file holds is there already."""

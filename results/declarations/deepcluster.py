@@ -84,7 +84,12 @@ TABLE2 = Table(
     task="transfer.voc_classification",
     caption=VOC_CAPTION,
     columns=VOC,
-    rows=(Row("DeepCluster", "deepcluster", "alexnet", "imagenet", sobel=True),),
+    rows=(
+        Row("ImageNet labels", "supervised", "alexnet", "imagenet"),
+        Row("Random", "random", "alexnet"),
+        Row("Random, Sobel", "random", "alexnet", sobel=True),
+        Row("DeepCluster", "deepcluster", "alexnet", "imagenet", sobel=True),
+    ),
     seeds=(0,),
     published=Published(
         file="deepcluster_table2_voc.csv",

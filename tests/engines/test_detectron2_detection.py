@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -11,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 from trainings import start
-from vocs import generate_few
+from vocs import generate_few, stopped, watch
 
 from results.store import Store
 from transfer import voc_detection
 from transfer.engines import detectron2_detector, versions
-from transfer.engines.detectron2_detector import Boxes, Detectron2Detector, engine
+from transfer.engines.detectron2_detector import Boxes, engine
 from transfer.proposals import Search
 from transfer.scores import detection_scores, detections, to_edges, truths
 from transfer.voc_detection import VocDetection
@@ -61,14 +60,7 @@ def run(few, tmp_path):
 @pytest.mark.parametrize("trained", ["all", "fc6-8"])
 def test_what_moves(trained, sobel, words, run, monkeypatch):
     """Never the filter nor statistics, and not the convolutions where fc6-8 alone learn."""
-    made = []
-
-    class Kept(Detectron2Detector):
-        def __init__(self, *given):
-            super().__init__(*given)
-            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
-
-    monkeypatch.setattr(detectron2_detector, "Detectron2Detector", Kept)
+    made = watch(monkeypatch, detectron2_detector, "Detectron2Detector")
     assert run("--trained", trained, "--checkpoint", f"random-alexnet32{sobel}@0", *words, "--limit", "16")[0] == 0
     ((network, before),) = made
     norms = {name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
@@ -90,17 +82,8 @@ def test_the_record_names_the_engine(run):
 @pytest.mark.parametrize("words", [(), GIVEN])
 def test_a_run_that_was_stopped_continues_to_the_same_bits(place, calls, words, run, tmp_path):
     _, (whole,) = run("--save-every", "0", *PLAIN, *words)
-    left, before = [calls], getattr(voc_detection, place)
-
-    def stopping(*given):
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-        return before(*given)
-
-    with patch.object(voc_detection, place, stopping), pytest.raises(SystemExit) as ended:
+    with stopped(voc_detection, place, calls):
         run(*PLAIN, *words, folder=tmp_path / "stopped")
-    assert ended.value.code == 143
     assert list((tmp_path / "stopped").rglob("state-*.pt"))
     code, (record,) = run(*PLAIN, *words, folder=tmp_path / "stopped")
     assert code == 0

@@ -17,7 +17,7 @@ from segmented import COUNTS, bench_of, segment
 from test_fcn import close, lively
 from test_kill_segmentation import ended
 from torch import Tensor, nn
-from vocs import generate_few
+from vocs import generate_few, moved, watch
 
 from results.errors import UserError
 from transfer import voc_segmentation
@@ -61,15 +61,7 @@ def usual(few, tmp_path_factory):
 @pytest.fixture
 def models(monkeypatch):
     """The networks that were made, each with what it held at first."""
-    made = []
-
-    class Kept(MmsegFcn):
-        def __init__(self, *given) -> None:
-            super().__init__(*given)
-            made.append((self, {name: value.clone() for name, value in self.state_dict().items()}))
-
-    monkeypatch.setattr(mmseg_segmentor, "MmsegFcn", Kept)
-    return made
+    return watch(monkeypatch, mmseg_segmentor, "MmsegFcn")
 
 
 def mmseg(name: str, sobel: bool = False, classes: int = 3, seed: int = 0) -> tuple[nn.Module, MmsegFcn]:
@@ -238,7 +230,7 @@ def test_what_learns(trained: str, checkpoint: str, run, models) -> None:
         if not any(part in name for part in ("running", "tracked", "sobel"))
         and (trained == "all" or name.startswith(above))
     }
-    assert {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])} == wanted
+    assert moved(network, before) == wanted
 
 
 def test_dropout_is_on_and_batch_norm_is_not() -> None:

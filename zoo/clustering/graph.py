@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -28,15 +30,28 @@ def nearest_neighbours(
         raise UserError(happened, fix="at least 1 neighbour, of at least 1 point")
     shape = len(points), min(neighbours, len(points) - 1)
     indices, distances = np.empty(shape, np.int64), np.empty(shape, np.float32)
-    index = flat_index(points.shape[1], device)
-    index.add(points)
+    search = searcher(points, shape[1] + 1, device)
     for start in range(0, len(points), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(points)))
-        found = index.search(points[rows], shape[1] + 1)[1]
+        found = search(points[rows])
         if found.min() < 0:
             raise RunFailed("the points are too large for a graph: their squared distances overflow float32")
         indices[rows], distances[rows] = measure(points, rows, drop_own(found, rows))
     return indices, distances
+
+
+def searcher(points: np.ndarray, count: int, device: str | torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """A function: the ids (B, count) of the points nearest to rows (B, d); below 0 where distances overflow.
+
+    A GPU gets a copy of the points; on the CPU they are searched where they lie, with the same result as an index's.
+    """
+    index = flat_index(points.shape[1], device)
+    import faiss  # here: flat_index says what to do where it is not installed
+
+    if isinstance(index, faiss.IndexFlat):
+        return lambda rows: faiss.knn(rows, points, count)[1]
+    index.add(points)
+    return lambda rows: index.search(rows, count)[1]
 
 
 def drop_own(found: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -123,11 +123,11 @@ class Whitening:
     mean: torch.Tensor  # (D,) float32
     components: torch.Tensor  # (d, D) float32: eigenvectors divided by the root of their eigenvalue
 
-    def __call__(self, x: Rows) -> torch.Tensor:
-        """The whitened rows, (N, d) float32, on the device of x; read in blocks."""
+    def __call__(self, x: Rows, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The whitened rows, (N, d) float32, on the device of x, or put into `out`; read in blocks."""
         device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
         mean, components = self.mean.to(device), self.components.to(device)
-        whitened = torch.empty(len(x), len(components), device=device)
+        whitened = torch.empty(len(x), len(components), device=device) if out is None else out
         for start in range(0, len(x), BLOCK):
             block = _tensor(x[start : start + BLOCK]).float()
             whitened[start : start + BLOCK] = (block - mean) @ components.T

@@ -55,6 +55,10 @@ class Dataset(ABC):
     def read(self, split: str) -> Images:
         """All images of one split."""
 
+    def fingerprint_of(self, split: str) -> str:
+        """The fingerprint for a run on this split: it covers what the split holds."""
+        return self.fingerprint()
+
     @property
     def merged(self) -> tuple[str, ...]:
         """The splits that the protocol `merged` joins: all but UNLABELLED."""

@@ -1,6 +1,9 @@
 """Any folder of images, and published ones with exact counts: ImageNet.
 
-PATH/train/CLASS/… and PATH/val/CLASS/… (or test), or PATH/CLASS/… (a training set), or PATH/… (no labels).
+PATH/train/CLASS/… and PATH/val/CLASS/… (or test) have labels: a folder with an evaluation split is laid out so, or
+refused. Without one, PATH/train or else PATH is a training set. It has labels if each of its images lies in
+CLASS/IMAGE and each CLASS has some; else its images, in any depth, have none: folders within folders, or beside
+images, say nothing of classes.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from zoo.datasets.files import list_places
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 EVALUATION = ("val", "test")  # the first of them that is there
-LAYOUT = "PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE, or PATH/IMAGE (no labels)"
+LAYOUT = "PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE alone, or any depth (no labels)"
 
 
 class Folder(Collection):
@@ -41,7 +44,7 @@ class Folder(Collection):
         return b""
 
     def _look(self) -> dict[str, Split]:
-        """What the folder holds, by split. UserError if it is not laid out in one of the three ways."""
+        """What the folder holds, by split. UserError if it is not laid out as this file's beginning says."""
         if not self.location.is_dir():
             raise Missing(f"there is no folder {self.location.name}", str(self.location), self.source)
         inside = subfolders(self.location)
@@ -49,11 +52,9 @@ class Folder(Collection):
         if evaluation and "train" not in inside:
             happened = f"there is a folder {evaluation[0]} but no train"
             raise UserError(happened, str(self.location), self.source)
-        base = self.location / "train" if "train" in inside else self.location
-        if images_in(base) and (base == self.location or not (evaluation or subfolders(base))):
-            return {"train": Split(list(below(self.location, base)), None)}
-        splits = [base, *(self.location / name for name in evaluation)]
-        found = {name: scan(self.location, split) for name, split in zip(["train", *evaluation], splits)}
+        if not evaluation:
+            return {"train": scan_alone(self.location, "train" if "train" in inside else "")}
+        found = {name: scan(self.location, self.location / name) for name in ["train", *evaluation]}
         check_classes(found, self.location)
         return found
 
@@ -68,6 +69,12 @@ class CountedFolder(Folder):
         # a folder that was given is taken for this data set only by its name: every other one has a train in it too
         self.places = [place for place in list_places(data_dir, *self.folders) if place.name in self.folders]
         self.location = next((place for place in self.places if (place / "train").is_dir()), self.places[-1])
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """See Dataset.splits: as published, whether they are here or not, unless some are left out."""
+        published = {name: count for name, count in self.counts.items() if name != "classes"}
+        return super().splits if self.excluded else published
 
     def gather(self) -> dict[str, Split]:
         """What the folder holds, by split."""
@@ -92,7 +99,25 @@ class ImageNet(CountedFolder):
     folders = ("imagenet", "imagenet-1k", "ILSVRC2012")
     counts = {"classes": 1000, "train": 1281167, "val": 50000}  # noqa: RUF012
     licence = "non-commercial research (image-net.org's terms)"
-    source = "image-net.org (ILSVRC 2012), unpacked to DIR/imagenet/train/CLASS and DIR/imagenet/val/CLASS"
+    source = (
+        "image-net.org (ILSVRC 2012), unpacked to DIR/imagenet/train/CLASS and DIR/imagenet/val/CLASS, "
+        "then --data-dir DIR"
+    )
+
+
+def scan_alone(root: Path, inside: str) -> Split:
+    """All images below root/inside: with labels if the folders that hold them are just those that lie in it."""
+    base = root / inside
+    paths = list(below(base, base))
+    if not paths:
+        raise nothing_in(base)
+    folders, classes = [os.path.dirname(path) for path in paths], subfolders(base)
+    labels = None
+    if sorted(set(folders)) == classes:
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = np.array([numbers[folder] for folder in folders], dtype=np.int64)
+    found = [f"{inside}/{path}" for path in paths] if inside else paths
+    return Split(found, labels, () if labels is None else tuple(classes))
 
 
 def scan(root: Path, base: Path) -> Split:
@@ -102,8 +127,13 @@ def scan(root: Path, base: Path) -> Split:
         fix = "move it into the folder of its class"
         raise UserError(f"the image {stray[0]} lies beside the class folders of {base.name}", str(base), fix)
     if not classes:
-        raise UserError("there are no images", str(base), f"{LAYOUT}; IMAGE ends in {' '.join(ENDINGS)}")
+        raise nothing_in(base)
     return scan_classes(root, base, classes)
+
+
+def nothing_in(base: Path) -> UserError:
+    """The error of a folder without images."""
+    return UserError("there are no images", str(base), f"{LAYOUT}; IMAGE ends in {' '.join(ENDINGS)}")
 
 
 def scan_classes(root: Path, base: Path, classes: Sequence[str]) -> Split:

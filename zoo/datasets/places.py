@@ -40,7 +40,7 @@ class Places205(Places):
     counts = {"classes": 205, "train": 2448873, "val": 20500}  # noqa: RUF012
     source = (
         "places.csail.mit.edu/downloadData.html, its images put into DIR/places205/train/CLASS and "
-        "DIR/places205/val/CLASS as its lists say"
+        "DIR/places205/val/CLASS as its lists say, then --data-dir DIR"
     )
 
 
@@ -52,7 +52,7 @@ class Places365(Places):
     counts = {"classes": 365, "train": 1803460, "val": 36500}  # noqa: RUF012
     source = (
         "places2.csail.mit.edu/download.html (Places365-Standard, small images with easy directory structure), "
-        "unpacked to DIR/places365_standard/train/CLASS and DIR/places365_standard/val/CLASS"
+        "unpacked to DIR/places365_standard/train/CLASS and DIR/places365_standard/val/CLASS, then --data-dir DIR"
     )
 
 

@@ -21,7 +21,7 @@ class Stl10(FileDataset):
     """5 000 + 8 000 photographs with labels and 100 000 without, 96 x 96, in colour.
 
     Pixels stay on the disk until they are looked at: of the 2.7 GB without labels, preflight sees the size alone, and
-    so does the fingerprint unless it is `full`.
+    the fingerprint nothing unless it is `full` or for a run on them.
     """
 
     name = "stl10"
@@ -47,6 +47,10 @@ class Stl10(FileDataset):
     def fingerprint(self, full: bool = False) -> str:
         """See Dataset.fingerprint: all files, or without `full` those of labelled images."""
         return remembered([file for name, file in self._files.items() if full or name != "unlabeled_X.bin"], full)
+
+    def fingerprint_of(self, split: str) -> str:
+        """See Dataset.fingerprint_of; images without labels are read for it once, then remembered."""
+        return remembered(list(self._files.values())) if split == UNLABELLED else self.fingerprint()
 
     def read(self, split: str) -> ArrayImages:
         """See Dataset.read."""
