@@ -72,8 +72,7 @@ class SVM(Task):
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         """See Task.parts. UserError for what is no devkit, and a class that is too rare for the folds."""
-        instead = f", or python -m probes.linear --dataset {dataset.name}"
-        devkit = as_devkit(dataset, f"{self.name} ranks the images of", instead)
+        devkit = as_devkit(dataset, f"{self.name} ranks the images of", ", or python -m probes.linear")
         training, _ = (devkit.presence(split) for split in self.splits)
         check_learnable(training, devkit, self.splits[0])
         return [replace(self, layer=layer) for layer in checkpoint.layers(self.layer)]
@@ -218,13 +217,10 @@ def normalise(rows: np.ndarray) -> np.ndarray:
 
 
 def turn(rows: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features (N, d) to learn from and (M, d) to rank, in the N directions that the first span, where N < d.
-
-    An SVM's weights are sums of what it learned from, so nothing is lost; fits of N < d take N / d of the time.
-    """
+    """Features (N, d) to learn from and (M, d) to rank; where N < d, in the N directions that the first span."""
     if len(rows) >= rows.shape[1]:
         return rows, queries
-    directions, _ = np.linalg.qr(rows.T)  # (d, N)
+    directions, _ = np.linalg.qr(rows.T)  # (d, N): weights are sums of rows, so nothing is lost
     return rows @ directions, queries @ directions
 
 

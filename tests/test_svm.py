@@ -416,7 +416,7 @@ def test_another_data_set_is_refused(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "probes.svm ranks the images of a devkit of Pascal VOC, and digits is none" in told
     assert (
-        "--dataset minivoc (or voc2007, voc2012, minivoc-fashion), or python -m probes.linear --dataset digits" in told
+        "--dataset minivoc (or voc2007, voc2012, minivoc-fashion), or python -m probes.linear" in told
     )
 
 
