@@ -27,10 +27,10 @@ MOMENTS = {
         "training": "zoo.clustering.partition.Partition.cross_entropy",
     },
     "mmdc": {
+        "evaluation": "zoo.processes.gathered",  # at the end of the pass before the first epoch, or of an epoch's own
         "assignment": "zoo.clustering.targets.Targets.assign",
         "refinement": "zoo.clustering.targets.relabel",
         "training": "zoo.training.descend",
-        "evaluation": "zoo.processes.gathered",  # at the end of the pass before the first epoch, or of an epoch's own
     },
     "supervised": {"training": "torch.nn.functional.cross_entropy"},
 }
