@@ -62,7 +62,8 @@ test: install-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 
 test-engines: install-dev engines
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile tests/engines tests/test_transfer_scores.py tests/test_proposals.py
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile tests/engines tests/test_transfer_scores.py tests/test_proposals.py \
+		tests/test_voc_combinations.py tests/test_voc_detection.py
 
 lint: install-dev
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
@@ -96,6 +97,8 @@ benchmarks: install
 	$(RUN) -m benchmarks.reading > benchmarks/results/reading.md
 	$(RUN) -m benchmarks.pic > benchmarks/results/pic.md
 	$(RUN) -m benchmarks.memory > benchmarks/results/memory.md
+	$(RUN) -m benchmarks.memory --methods deepcluster --clustering gmm --images 10000 40000 > benchmarks/results/memory_gmm.md
+	$(RUN) -m benchmarks.memory --methods deepcluster --clustering pic --images 10000 40000 > benchmarks/results/memory_pic.md
 	$(RUN) -m benchmarks.scale > benchmarks/results/scale.md
 	$(RUN) -m benchmarks.linear_layers > benchmarks/results/linear_layers.md
 	$(RUN) -m benchmarks.linear_layers --backbone alexnet > benchmarks/results/linear_layers_alexnet.md

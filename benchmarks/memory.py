@@ -1,7 +1,8 @@
 """Anonymous memory of a pretraining run as the number of images grows, and over its epochs.
 
     python -m benchmarks.memory                            10 000, 40 000 and 160 000 images: a quarter of an hour
-    python -m benchmarks.memory --methods deepcluster --clustering gmm
+    python -m benchmarks.memory --methods deepcluster --clustering gmm --images 10000 40000
+    python -m benchmarks.memory --methods deepcluster --clustering pic --images 10000 40000
 
 Each run is a process of its own with one thread, watched from outside: RssAnon of /proc/PID/status, the bytes that no
 file holds, every few milliseconds. The images lie in a file that is mapped into memory, so that they count nothing;

@@ -102,7 +102,8 @@ def test_a_run_killed_at_random_points_ends_like_one_that_was_not(method, tmp_pa
         kills += [name] if code else []
         if code == 0:  # it had come further than that: from the start again
             assert same(tmp_path / "killed", tmp_path / "whole")
-            ended(method, tmp_path / "killed", (*words, "--force"), moments[name], 0)
+            assert ended(method, tmp_path / "killed", (*words, "--force"), moments[name], 0) == -signal.SIGKILL, name
+            kills += [name]
     assert len(kills) >= KILLS, kills
     assert set(kills) == set(moments)
     assert ended(method, tmp_path / "killed", words) == 0

@@ -257,7 +257,9 @@ def test_tables_expect_the_version_and_the_settings_their_task_has(table):
         for column in [column for column in table.columns if table.task_of(column) == name]:
             assert table.version_of(column) == task.version
             assert set(column.settings) <= known
-            assert column.protocol.endswith(f"@{task.version}")
+            named, _, changed = column.protocol.partition(", ")  # what differs from the preset
+            assert named.endswith(f"@{task.version}")
+            assert set(changed.split()[::2]) <= set(column.settings)
             assert column.of_training or all(set(row.settings) <= known for row in table.rows)
 
 

@@ -418,9 +418,7 @@ def test_another_data_set_is_refused(tmp_path, capsys):
     assert start(SVM, tmp_path, *RANDOM) == 2
     told = capsys.readouterr().err
     assert "probes.svm ranks the images of a devkit of Pascal VOC, and digits is none" in told
-    assert (
-        "--dataset minivoc (or voc2007, voc2012, minivoc-fashion), or python -m probes.linear" in told
-    )
+    assert "--dataset minivoc (or voc2007, voc2012, minivoc-fashion), or python -m probes.linear" in told
 
 
 def test_a_class_that_is_too_rare_for_the_folds_is_named(tmp_path, monkeypatch, capsys):
