@@ -14,10 +14,19 @@ import pytest
 import torch
 from devkits import SIZE, names_of, write_devkit
 from PIL import Image
+from vocs import generate_few
 
 from transfer.engines import load_detectron2, load_mmseg, versions
+from transfer.scores import to_edges
+from zoo.voc.masks import read_mask
+from zoo.voc.minivoc import MiniVoc
 
 CAT = 7  # in VOC's order of classes
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> MiniVoc:
+    return generate_few(tmp_path_factory.mktemp("minivoc"))
 
 
 def test_what_stands_in_is_not_left_behind() -> None:
@@ -96,6 +105,18 @@ def test_its_evaluator_reads_a_devkit(tmp_path: Path) -> None:
     assert evaluator.evaluate()["bbox"] == pytest.approx({"AP": 100, "AP50": 100, "AP75": 100})
 
 
+def test_its_loader_reads_minivoc(few: MiniVoc) -> None:
+    load_detectron2()
+    from detectron2.data.datasets.pascal_voc import load_voc_instances
+
+    held = load_voc_instances(str(few.location), "test", few.classes)
+    assert [entry["image_id"] for entry in held] == few.ids("test")
+    for entry, annotation in zip(held, few.annotations("test"), strict=True):
+        assert (entry["height"], entry["width"]) == annotation.size
+        found = [(few.classes[one["category_id"]], tuple(one["bbox"])) for one in entry["annotations"]]
+        assert found == [(box.name, tuple(to_edges(np.array(box.corners)).tolist())) for box in annotation.boxes]
+
+
 # mmsegmentation
 
 
@@ -122,6 +143,20 @@ def test_its_dataset_reads_a_devkit(tmp_path: Path) -> None:
     first = held[0]
     assert first["inputs"].shape == (3, *SIZE[::-1])
     assert set(first["data_samples"].gt_sem_seg.data.unique().tolist()) == {0, 1, 20, 255}  # the palette's indices
+
+
+def test_its_dataset_reads_minivoc(few: MiniVoc) -> None:
+    """Unchanged, its ten classes under the names of VOC's first ten: it takes no others."""
+    load_mmseg()
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+
+    init_default_scope("mmseg")
+    held = DATASETS.build(dataset(few.location, "test"))
+    assert [Path(held.get_data_info(number)["img_path"]).stem for number in range(len(held))] == few.ids("test")
+    for entry, annotation, mask in zip(held, few.annotations("test"), few.masks("test"), strict=True):
+        wanted = read_mask(mask, annotation.size, len(few.classes))
+        assert np.array_equal(entry["data_samples"].gt_sem_seg.data[0].numpy(), wanted)
 
 
 def test_its_mean_iou() -> None:
