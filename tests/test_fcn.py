@@ -10,7 +10,7 @@ from networks import noise, unsettle
 from torch import nn
 
 from results.errors import UserError
-from transfer.fcn import Fcn, convolutional, describe, fill_up, outline, pixel_loss, shares, spread
+from transfer.fcn import Fcn, convolutional, describe, fill_up, in_whole_cells, outline, pixel_loss, shares, spread
 from zoo import processes
 from zoo.backbones import BACKBONES, allocate, build, empty
 from zoo.backbones.plain import Plain
@@ -170,13 +170,25 @@ def test_what_learns(name, trained):
     assert learns == {key for key in wanted if "sobel" not in key} != set()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (20, 70), (62, 31)])
+@pytest.mark.parametrize(("name", "least"), [("alexnet", 64), ("resnet50", 32), ("small_vgg", 32)])
+def test_an_image_too_small_for_the_network_is_filled_up(name, least, height, width):
+    network = fcn(lively(name))
+    network.head[-1].weight.normal_()
+    small = noise(96, network.backbone.channels, n=1)[:, :, :height, :width]
+    whole = [max(least, network.stride * -(-side // network.stride)) for side in (height, width)]
+    assert torch.equal(network(small), network(fill_up(small, whole)))
+    assert network.scores(small, (2 * height, 2 * width)).shape == (1, 3, 2 * height, 2 * width)
+
+
 def test_images_are_filled_up_to_whole_cells_evenly():
     x = torch.ones(1, 2, 30, 64)
-    filled = fill_up(x, 32)
+    filled = fill_up(x, in_whole_cells((30, 64), 32, 1))
     assert filled.shape == (1, 2, 32, 64)
     assert torch.equal(filled[:, :, 1:31], x)
     assert not filled[:, :, [0, 31]].any()
-    assert fill_up(filled, 32) is filled
+    assert fill_up(filled, (32, 64)) is filled
 
 
 @torch.no_grad()

@@ -74,6 +74,8 @@ def test_a_folder_of_photographs_takes_two_iterations(name, run, tmp_path):
         ("pretrain.mmdc", "cifar100-20", "60,000"),
         ("pretrain.supervised", "places205", "2,448,873"),
         ("pretrain.mmdc", "tiny-imagenet", "100,000"),
+        ("pretrain.mmdc", "voc2007", "9,963"),
+        ("pretrain.deepcluster", "voc2012", "5,717"),
     ],
 )
 def test_a_dry_run_without_the_data_says_what_it_would_cost(name, dataset, count, run, tmp_path, capsys):

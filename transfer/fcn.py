@@ -8,9 +8,9 @@ ResNets           res4 and res5 keep the resolution of res3 by dilation (stride 
 other networks    that head on their deepest map, at its own resolution.
 
 Where FCN's Caffe program pads the image by 100 pixels and cuts a border from the scores, fc6 is padded here by half its
-window; images are filled up with zeros (the mean colour) to whole cells. Upsampling is bilinear and fixed, as there.
-The new 3x3 convolution has group norm in place of batch norm, which keeps the checkpoint's running statistics: a new
-layer has none. The layer of scores starts at zero.
+window; images are filled up with zeros (the mean colour) to whole cells, and to what a network can take. Upsampling is
+bilinear and fixed, as there. The new 3x3 convolution has group norm in place of batch norm, which keeps the
+checkpoint's running statistics: a new layer has none. The layer of scores starts at zero.
 
 The grid of cells is taken to lie centred on the image. It does, within half a pixel, in AlexNet, VGG-16, alexnet32,
 small_vgg and resnet18. Where padded convolutions have strides, their first window is centred on the first pixel, and
@@ -100,7 +100,8 @@ class Fcn(PixelNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """The scores (N, classes, k, l) of the cells of normalised images (N, C, h, w)."""
-        return self.head(describe(self.backbone, fill_up(x, self.stride)))
+        whole = in_whole_cells(x.shape[-2:], self.stride, self.backbone.sides[0])
+        return self.head(describe(self.backbone, fill_up(x, whole)))
 
     def scores(self, seen: Tensor, size: Sequence[int]) -> Tensor:
         """See PixelNetwork.scores."""
@@ -214,10 +215,16 @@ def widen_view(channels: int) -> list[nn.Module]:
     return [convolution, nn.GroupNorm(math.gcd(32, inner), inner), nn.ReLU(inplace=True), nn.Dropout(DROPPED)]
 
 
-def fill_up(x: Tensor, stride: int) -> Tensor:
-    """The images with zeros around them, evenly, up to sides that are multiples of the stride."""
-    ends = [(lack // 2, lack - lack // 2) for lack in (-side % stride for side in x.shape[-2:])]
+def fill_up(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The images with zeros around them, evenly, up to a size (height, width)."""
+    ends = [(lack // 2, lack - lack // 2) for lack in (whole - side for whole, side in zip(size, x.shape[-2:]))]
     return F.pad(x, (*ends[1], *ends[0])) if any(map(any, ends)) else x
+
+
+def in_whole_cells(size: Sequence[int], stride: int, least: int) -> tuple[int, int]:
+    """The sides (height, width) that an image is filled up to: multiples of the stride, of `least` pixels or more."""
+    height, width = (stride * math.ceil(max(side, least) / stride) for side in size)
+    return height, width
 
 
 def spread(scores: Tensor, size: Sequence[int], step: Sequence[float]) -> Tensor:

@@ -20,6 +20,7 @@ TABLES: dict[str, Table] = {
         minivoc.CLASSIFICATION,
         minivoc.DETECTION,
         minivoc.SEGMENTATION,
+        minivoc.SVM,
         minivoc.ENGINES,
         mmdc.CLUSTERING,
         deepcluster.TABLE1,

@@ -11,13 +11,18 @@ SMALL_VGG = CONVS[:4]
 
 
 def per_layer(
-    dataset: str, protocol: str, panel: str = "", settings: dict[str, Any] | None = None, published: str = ""
+    dataset: str,
+    protocol: str,
+    panel: str = "",
+    settings: dict[str, Any] | None = None,
+    published: str = "",
+    metric: str = "top1",
 ) -> list[Column]:
-    """A column for each of conv1 to conv5: top-1 of a linear probe. `published`: the paper's name of the data set."""
+    """A column for each of conv1 to conv5: a probe's metric. `published`: the paper's name of the data set."""
     return [
         Column(
             header=layer,
-            metric="top1",
+            metric=metric,
             dataset=dataset,
             protocol=protocol,
             settings={"layer": layer, **(settings or {})},

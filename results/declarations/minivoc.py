@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from results.declarations.digits import DEEPCLUSTER, MMDC
+from results.declarations.layers import CONVS, SMALL_VGG, per_layer
 from results.declarations.table import Column, Row, Table, trained
 
 ROWS = (
@@ -76,6 +79,17 @@ def by(engine: str, task: str, metric: str, usual: bool = False) -> Column:
     header = f"{metric.partition('_')[0]}, {engine}"
     return Column(header, metric, "minivoc", protocol, settings=settings, task=f"transfer.voc_{task}")
 
+
+SVM = Table(
+    name="minivoc_svm",
+    title="minivoc: linear SVMs on each conv layer",
+    tier="minivoc",
+    task="probes.svm",
+    caption="Mean average precision in percent on the 300 test images, 11-point, protocol voc07-svm@1.",
+    columns=tuple(per_layer("minivoc", "voc07-svm@1", metric="mAP_voc07")),
+    rows=tuple(replace(row, layers=SMALL_VGG if row.backbone == "small_vgg" else CONVS) for row in ROWS),
+    footnotes=(PRETRAINED, "small_vgg has no conv5.", "Each class's cost was chosen by cross-validation on trainval."),
+)
 
 ENGINES = Table(
     name="minivoc_engines",

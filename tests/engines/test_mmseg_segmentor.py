@@ -174,6 +174,11 @@ def test_scores_of_images_that_cells_do_not_fit_are_those_of_their_part_of_a_lar
     assert close(network.scores(x, (61, 50)), wanted)
 
 
+@torch.no_grad()
+def test_an_image_too_small_for_the_network_is_scored_like_any_other() -> None:
+    assert with_scores("alexnet").scores(noise(64)[:, :, :30, :62], (60, 124)).shape == (2, 3, 60, 124)
+
+
 def test_the_loss_is_the_mean_over_pixels_that_count() -> None:
     network = with_scores("alexnet32")
     x = noise(32)

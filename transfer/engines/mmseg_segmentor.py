@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from results.errors import UserError
 from transfer.engines.loading import load_mmseg
-from transfer.fcn import DROPPED, PixelNetwork, convolutional, describe, draw, outline
+from transfer.fcn import DROPPED, PixelNetwork, convolutional, describe, draw, in_whole_cells, outline
 from zoo import device as devices
 from zoo import processes
 from zoo.backbones import Backbone, allocate
@@ -63,7 +63,8 @@ class MmsegFcn(PixelNetwork):
 
     def __init__(self, backbone: Backbone, classes: int, seed: int, precision: str = "fp32") -> None:
         super().__init__()
-        self.model = build(backbone, classes, precision)
+        channels, self.stride = outline(backbone)
+        self.model = build(backbone, channels, classes, precision)
         load(self.model.backbone.net, backbone)
         head = self.model.decode_head
         draw([*(module.conv for module in head.convs.children()), head.conv_seg], seed)
@@ -91,14 +92,14 @@ class MmsegFcn(PixelNetwork):
         sizes = {"ori_shape": tuple(size), "img_shape": tuple(seen.shape[-2:])}
         samples = [SegDataSample(metainfo=sizes) for _ in seen]
         filling = self.model.data_preprocessor.to(seen.device)  # else it takes images back to the CPU
+        filling.test_cfg = {"size": in_whole_cells(seen.shape[-2:], self.stride, self.ends()[0].sides[0])}
         laid = filling({"inputs": list(seen), "data_samples": samples})
         return laid["inputs"].contiguous(memory_format=torch.channels_last), laid["data_samples"]
 
 
-def build(backbone: Backbone, classes: int, precision: str) -> Any:
-    """mmsegmentation's model, whose trunk has no values yet."""
-    channels, stride = outline(backbone)
-    filling = {"type": "mmseg.SegDataPreProcessor", "test_cfg": {"size_divisor": stride}}
+def build(backbone: Backbone, channels: int, classes: int, precision: str) -> Any:
+    """mmsegmentation's model, whose trunk has no values yet. channels: of its maps."""
+    filling = {"type": "mmseg.SegDataPreProcessor"}
     trunk = {"type": "ZooTrunk", **backbone.arguments, "precision": precision}
     head = describe_head(channels, classes, isinstance(backbone, Plain))
     parts = {"data_preprocessor": filling, "backbone": trunk, "decode_head": head}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import cache
+from math import inf
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ class Library(Backbone):
     Its layers are `stage1` … from shallow to deep. A subclass is a library; `declare` makes one class a network.
     """
 
+    sides = (1, inf)  # which of them it takes is tried
     model: ClassVar[str]  # the library's name of the network
     net: Any  # nn.Module
 

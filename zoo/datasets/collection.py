@@ -49,8 +49,15 @@ class Collection(Dataset):
         """All that is there, by split. UserError if it is not as it should be; may be an OSError."""
 
     @property
+    def published(self) -> dict[str, int]:
+        """Images in each split where that is known, and checked; else nothing."""
+        return {}
+
+    @property
     def splits(self) -> dict[str, int]:
-        """See Dataset.splits."""
+        """See Dataset.splits: as published, whether they are here or not, unless some are left out."""
+        if self.published and not self.excluded:
+            return self.published
         return {name: len(split.paths) for name, split in self._scan.items()}
 
     @property

@@ -71,10 +71,9 @@ class CountedFolder(Folder):
         self.location = next((place for place in self.places if (place / "train").is_dir()), self.places[-1])
 
     @property
-    def splits(self) -> dict[str, int]:
-        """See Dataset.splits: as published, whether they are here or not, unless some are left out."""
-        published = {name: count for name, count in self.counts.items() if name != "classes"}
-        return super().splits if self.excluded else published
+    def published(self) -> dict[str, int]:
+        """See Collection.published."""
+        return {name: count for name, count in self.counts.items() if name != "classes"}
 
     def gather(self) -> dict[str, Split]:
         """What the folder holds, by split."""

@@ -62,6 +62,11 @@ class Devkit(Collection):
         return [str(self.location.resolve())]
 
     @property
+    def published(self) -> dict[str, int]:
+        """See Collection.published."""
+        return {split: self.counts[MAIN][split] for split in self.used}
+
+    @property
     def mend(self) -> str:
         """What to do about a file that is not as it should be."""
         return f"unpack it again: {self.source}"
