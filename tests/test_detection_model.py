@@ -13,6 +13,7 @@ from results.errors import UserError
 from transfer.detection import model
 from transfer.detection.grid import MAP, find_map
 from transfer.detection.model import TARGET_STD, Detector, region_loss
+from transfer.finetuning import train
 from zoo.backbones import allocate, build
 
 LAYERS = {"alexnet": "conv5", "alexnet32": "conv5", "vgg16": "conv13", "small_vgg": "conv4", "resnet18": "res4"}
@@ -98,7 +99,7 @@ def test_a_step_at_full_size(name):
             value.fill_(float("running_var" in key or key.endswith("weight")))
     network = detector(backbone, anchors=(), rois=4)
     network.choose("all")
-    network.learn()
+    train(network)
     loss = network(images(1, 120), given(1), targets(1))
     loss.backward()
     assert torch.isfinite(loss)
@@ -117,7 +118,7 @@ def test_a_step_at_full_size(name):
 def test_other_networks_learn_and_find(name, anchors):
     network = detector(build(name), anchors)
     network.choose("all")
-    network.learn()
+    train(network)
     x = images(2, channels=network.backbone.channels)
     loss = network(x, given(), targets())
     assert loss.shape == ()
@@ -168,7 +169,7 @@ def test_what_learns(anchors):
 def test_batch_norm_keeps_its_statistics_while_dropout_is_on():
     for name in ("alexnet32", "resnet18"):
         network = detector(build(name))
-        network.learn()
+        train(network)
         modes = {
             kind: {m.training for m in network.modules() if isinstance(m, kind)}
             for kind in (nn.BatchNorm2d, nn.Dropout)

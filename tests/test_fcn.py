@@ -11,6 +11,7 @@ from torch import nn
 
 from results.errors import UserError
 from transfer.fcn import Fcn, convolutional, describe, fill_up, in_whole_cells, outline, pixel_loss, shares, spread
+from transfer.finetuning import train
 from zoo import processes
 from zoo.backbones import BACKBONES, allocate, build, empty
 from zoo.backbones.plain import Plain
@@ -232,7 +233,7 @@ def test_upsampling_of_height_and_width():
 
 def test_batch_norm_keeps_its_statistics_while_dropout_is_on():
     network = Fcn(build("alexnet32"), 3, 0)
-    network.learn()
+    train(network)
     modes = {type(module): module.training for module in network.modules()}
     assert modes[torch.nn.Dropout]
     assert not modes[torch.nn.BatchNorm2d]

@@ -12,8 +12,9 @@ from vocs import generate_few, moved, stopped, watch
 
 from results.store import Store
 from transfer import voc_classification
-from transfer.finetuning import Finetuning, Transfer
+from transfer.finetuning import Finetuning, Transfer, train
 from transfer.voc_classification import Classifier, VocClassification, multilabel_loss
+from zoo.backbones import build
 from zoo.checkpoint import resolve
 from zoo.seeds import numpy_generator
 from zoo.voc.average_precision import classification_scores
@@ -119,9 +120,19 @@ def test_the_convolutions_are_the_checkpoints_and_the_linear_layers_new():
     assert torch.equal(network(x), wanted)
 
 
+def test_linear_layers_inside_a_network_are_the_checkpoints_and_frozen_with_its_convolutions():
+    backbone = build("torchvision:convnext_tiny")
+    assert any(isinstance(module, nn.Linear) for module in backbone.modules())
+    network = Classifier(backbone, 3, 0)
+    held = network.backbone.state_dict()
+    assert all(torch.equal(held[name], value) for name, value in backbone.state_dict().items())
+    network.choose("fc6-8", train_bn=False)
+    assert {name for name, value in network.named_parameters() if value.requires_grad} == {"top.weight", "top.bias"}
+
+
 def test_batch_norm_keeps_its_statistics_while_dropout_is_on():
     network = Classifier(resolve("random-alexnet32@0").build_backbone(), 3, 0)
-    network.learn()
+    train(network)
     modes = {type(module): module.training for module in network.modules()}
     assert modes[nn.Dropout]
     assert not modes[nn.BatchNorm2d]

@@ -7,6 +7,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from transfer.detection.model import Detector
 from transfer.fcn import Fcn
+from transfer.finetuning import train
 from transfer.voc_classification import Classifier
 
 TRUNKS = {
@@ -36,14 +37,14 @@ def maps_in(model, compute):
 
 def classifier(backbone, x):
     model = Classifier(backbone, 3, 0)
-    model.learn()
+    train(model)
     return maps_in(model, lambda: model(x))
 
 
 def fcn(backbone, x):
     """Of a ResNet, whose res4 and res5 keep the resolution of res3, the cells that it had."""
     model = Fcn(backbone, 3, 0)
-    model.learn()
+    train(model)
     maps = maps_in(model, lambda: model(x))
     return maps | {
         layer: maps[layer][..., ::step, ::step] for layer, step in (("res4", 2), ("res5", 4)) if layer in maps
@@ -53,7 +54,7 @@ def fcn(backbone, x):
 def detector(backbone, x):
     """Of a ResNet up to res4: res5 sees regions."""
     model = Detector(backbone, 3, 0, (16,), 20, 4)
-    model.learn()
+    train(model)
     targets = [{"boxes": torch.tensor([[4.0, 4, 20, 24]]), "labels": torch.tensor([2])} for _ in x]
     maps = maps_in(model, lambda: model(ImageList(x, [(x.shape[-2], x.shape[-1])] * len(x)), [], targets))
     maps.pop("res5", None)

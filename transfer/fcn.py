@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from results.errors import UserError
+from transfer.finetuning import choose
 from zoo import device as devices
 from zoo import processes
 from zoo.backbones import Backbone, empty
@@ -66,19 +67,8 @@ class PixelNetwork(nn.Module):
     def choose(self, trained: str) -> None:
         """Let parameters learn: those above the convolutions (fc6-8), or all but the Sobel filter's."""
         trunk, head = self.ends()
-        self.requires_grad_(trained == "all")
+        choose(trunk, trained)
         head.requires_grad_(True)
-        if isinstance(trunk, Plain):
-            trunk.classifier.requires_grad_(True)
-        if trunk.sobel is not None:
-            trunk.sobel.requires_grad_(False)
-
-    def learn(self) -> None:
-        """Drop out, but keep batch norm's running statistics."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, nn.Dropout | nn.Dropout2d):
-                module.train()
 
 
 class Fcn(PixelNetwork):

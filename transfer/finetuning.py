@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from results.errors import RunFailed, UserError
 from zoo import processes
+from zoo.backbones import Backbone
+from zoo.backbones.plain import Plain
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset, spaced
 from zoo.datasets.images import FileImages, ahead
@@ -160,6 +162,7 @@ class Finetuning:
 
     def descend(self, batches: Iterable[Any], loss_of: Callable[[Any], Tensor]) -> None:
         """A step for each batch. RunFailed for a loss that is no number, and for weights that are none at the end."""
+        train(self.model)
         for step, batch in enumerate(batches, self.state.done("training")):
             self.optimizer.param_groups[0]["lr"] = self.task.rate(step)
             loss = loss_of(batch)
@@ -182,6 +185,23 @@ class Finetuning:
             ],
             "frozen": f"verified: {len(fixed)} of {len(self.model.state_dict())} tensors unchanged",
         }
+
+
+def choose(trunk: Backbone, trained: str) -> None:
+    """Let parameters of a checkpoint's network learn: those of its linear layers (fc6-8), or all but Sobel's filter."""
+    trunk.requires_grad_(trained == "all")
+    if isinstance(trunk, Plain):
+        trunk.classifier.requires_grad_(True)
+    if trunk.sobel is not None:
+        trunk.sobel.requires_grad_(False)
+
+
+def train(model: nn.Module) -> None:
+    """Put a model in training mode, but for its batch norms, which keep their running statistics."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def check_any(shown: Sized) -> None:

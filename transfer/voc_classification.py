@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transfer.finetuning import Finetuning, Transfer, check_any
+from transfer.finetuning import Finetuning, Transfer, check_any, choose
 from zoo import device as devices
 from zoo import processes
 from zoo.backbones import Backbone
 from zoo.backbones.backbone import initialise
+from zoo.backbones.plain import Plain
 from zoo.evaluation import Evaluation
 from zoo.options import Flag
 from zoo.run import Outcome, main
@@ -104,7 +105,6 @@ class VocClassification(Transfer):
             own = presence[torch.from_numpy(ids[processes.portion(len(ids))]).to(bench.device)]
             return multilabel_loss(compute(network, pixels, bench), own)
 
-        network.learn()
         tuning.descend(batches, loss_of)
 
     @torch.no_grad()
@@ -140,24 +140,16 @@ class Classifier(nn.Module):
             nn.init.constant_(layer.bias, BIAS)
 
     def linear(self) -> list[nn.Linear]:
-        """The linear layers, the top one last."""
-        return [module for module in self.modules() if isinstance(module, nn.Linear)]
+        """The linear layers above the convolutions, the top one last."""
+        below = self.backbone.classifier if isinstance(self.backbone, Plain) else ()
+        return [layer for layer in (*below, self.top) if isinstance(layer, nn.Linear)]
 
     def choose(self, trained: str, train_bn: bool) -> None:
         """Let parameters learn: those of the linear layers, of batch norm with `train_bn`, or `all`."""
-        kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.BatchNorm2d) if train_bn else (nn.Linear,)
+        choose(self.backbone, trained)
         for module in self.modules():
-            for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(trained == "all" or isinstance(module, kinds))
-        if self.backbone.sobel is not None:
-            self.backbone.sobel.requires_grad_(False)
-
-    def learn(self) -> None:
-        """Drop out, but keep batch norm's running statistics."""
-        self.eval()
-        for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.train()
+            if train_bn and isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(True)
 
     def forward(self, x: Tensor) -> Tensor:
         """The outputs (N, classes) for normalised images (N, C, h, w)."""

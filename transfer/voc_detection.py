@@ -146,7 +146,6 @@ class VocDetection(Transfer):
         bench, order = tuning.bench, tuning.order(len(scenes))
         view = Scaled(self.sides, self.longest, bench.dataset.flips)
         seed = derive(self.seed, "scales")
-        network.learn()
         batches = bench.batches(scenes, order, view, self.batch, "training", seed, tuning.state)
         tuning.descend(batches, lambda batch: loss_of(network, batch[1], bench))
 

@@ -119,7 +119,6 @@ class VocSegmentation(Transfer):
             pixels, masks = batch[1][:, :3], batch[1][:, 3]
             return network.loss(see(pixels, bench, self.scale), masks)
 
-        network.learn()
         tuning.descend(batches, loss_of)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from results.errors import RunFailed, UserError
 from transfer.detection.grid import MAP, Anchors, find_map, measure
 from transfer.detection.model import Detector, layer_of, pooling_of
 from transfer.engines.detectron2_detector import Boxes, Detectron2Detector, Instances, configure, engine, load
+from transfer.finetuning import train
 from zoo.backbones import allocate, build, empty
 
 NETWORKS = [("alexnet32", False), ("alexnet32", True), ("resnet18", False), ("small_vgg", False)]
@@ -114,7 +115,7 @@ def test_it_learns_and_finds_what_ours_does(name):
                 torch.testing.assert_close(one[part][order[0]], other[part][order[1]], rtol=1e-4, atol=1e-4)
     for network in (ours, theirs):
         network.choose("all")
-        network.learn()
+        train(network)
         for module in network.modules():
             module.training &= not isinstance(module, nn.Dropout)
         losses.append(network(x, given(), targets()))
@@ -138,8 +139,8 @@ def test_its_proposals_are_ours():
         for one, other in zip(proposing(x, maps)[0], ours.rpn(x, maps)[0], strict=True):
             assert len(one) > 5
             torch.testing.assert_close(one.proposal_boxes.tensor, other, rtol=1e-4, atol=1e-4)
-    ours.learn()
-    theirs.learn()
+    train(ours)
+    train(theirs)
     wanted = ours.rpn(x, maps, boxes)[1]
     with engine.utils.events.EventStorage():
         found = proposing(x, maps, truth)[1]
@@ -192,7 +193,7 @@ def test_a_step_at_full_size(name):
             value.fill_(float("running_var" in key or key.endswith("weight")))
     network = detector(backbone, (32, 64), rois=4)
     network.choose("all")
-    network.learn()
+    train(network)
     network(images(1, 120), [], targets(1)).backward()
     for key, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all(), key

@@ -24,7 +24,7 @@ from transfer import voc_segmentation
 from transfer.engines import load_mmseg, mmseg_segmentor, versions
 from transfer.engines.mmseg_segmentor import MmsegFcn, extend
 from transfer.fcn import Fcn
-from transfer.finetuning import Finetuning
+from transfer.finetuning import Finetuning, train
 from transfer.voc_segmentation import VocSegmentation
 from zoo import processes
 from zoo.backbones import allocate, empty
@@ -240,7 +240,7 @@ def test_what_learns(trained: str, checkpoint: str, run, models) -> None:
 
 def test_dropout_is_on_and_batch_norm_is_not() -> None:
     _, network = mmseg("resnet18")
-    network.learn()
+    train(network)
     modes = {type(module): module.training for module in network.modules()}
     assert modes[nn.Dropout2d]
     assert not modes[nn.BatchNorm2d]

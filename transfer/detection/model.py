@@ -27,6 +27,7 @@ from torchvision.ops import box_iou
 
 from results.errors import RunFailed, UserError
 from transfer.detection.grid import MAP, RATIOS, Anchors, Grid, Pooling, find_map, measure, shape_of
+from transfer.finetuning import choose
 from zoo import device as devices
 from zoo.backbones import Backbone, empty
 from zoo.backbones.backbone import fill_normal, initialise
@@ -89,15 +90,7 @@ class Detector(nn.Module):
     def choose(self, trained: str) -> None:
         """Let parameters learn: all but the convolutions of the backbone (fc6-8), or all but the Sobel filter's."""
         self.requires_grad_(True)
-        self.backbone.requires_grad_(trained == "all")
-        if isinstance(self.backbone, Plain):
-            self.backbone.classifier.requires_grad_(True)
-        if self.backbone.sobel is not None:
-            self.backbone.sobel.requires_grad_(False)
-
-    def learn(self) -> None:
-        """Drop out, and propose as many regions as in training; but keep batch norm's running statistics."""
-        learn(self)
+        choose(self.backbone, trained)
 
     def forward(self, images: ImageList, given: list[Tensor], targets: Targets | None = None) -> Tensor | Found:
         """With targets (boxes and labels of each image) the loss; without, what is found in each image.
@@ -140,14 +133,6 @@ def draw_new(new: nn.Sequential, predictor: nn.Module, proposing: nn.Module | No
         for layer, std in drawn.items():
             fill_normal(layer.get_parameter("weight"), std, generator)
             layer.get_parameter("bias").zero_()
-
-
-def learn(model: nn.Module) -> None:
-    """Put a model in training mode, but for its batch norms, which keep their running statistics."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
 
 
 class Heads(RoIHeads):

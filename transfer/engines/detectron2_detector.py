@@ -31,6 +31,7 @@ from transfer.detection import model as ours
 from transfer.detection.grid import MAP, RATIOS, SAMPLES, Grid, find_map, measure
 from transfer.detection.model import Found, Targets, draw_new, layer_of, new_layers, pooling_of, refuse
 from transfer.engines.loading import load_detectron2
+from transfer.finetuning import choose
 from zoo import device as devices
 from zoo.backbones import Backbone, allocate, empty
 from zoo.backbones.plain import Plain
@@ -150,16 +151,9 @@ class Detectron2Detector(nn.Module):
     def choose(self, trained: str) -> None:
         """Let parameters learn: see Detector.choose."""
         self.requires_grad_(True)
-        if trained == "fc6-8":
-            self.backbone.requires_grad_(False)
-            if isinstance(self.backbone, ResNet):
-                self.model.roi_heads.box_head.layer4.requires_grad_(False)
-        if self.backbone.sobel is not None:
-            self.backbone.sobel.requires_grad_(False)
-
-    def learn(self) -> None:
-        """See Detector.learn."""
-        ours.learn(self)
+        choose(self.backbone, trained)
+        if isinstance(self.backbone, ResNet):
+            self.model.roi_heads.box_head.layer4.requires_grad_(trained == "all")
 
     def forward(self, images: ImageList, given: list[Tensor], targets: Targets | None = None) -> Tensor | Found:
         """In training the loss, which needs targets; else what is found in each image. See Detector.forward."""
