@@ -55,9 +55,10 @@ class VocClassification(Transfer):
     }
     least: ClassVar[dict[str, float]] = Transfer.least | {"halve_every": 1}
 
+    iterations: int = 1600  # steps, each on one batch
     batch: int = 32  # images of a step
-    lr: float = 2e-2  # the largest learning rate
-    halve_every: int = 500  # iterations after which the learning rate is halved
+    lr: float = 5e-3  # the largest learning rate
+    halve_every: int = 800  # iterations after which the learning rate is halved
     area: tuple[float, float] = (0.4, 1.0)  # least and most area of a crop, as shares of the image's
     train_bn: Flag = False  # with fc6-8: the scales and biases of batch norm learn too (the paper's 72.0)
 

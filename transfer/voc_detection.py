@@ -85,11 +85,11 @@ class VocDetection(Transfer):
 
     engine: Literal["torchvision", "detectron2"] = "torchvision"  # whose parts it is made of (detectron2: make engines)
     proposals: Literal["rpn", "selective-search"] = "rpn"  # Faster R-CNN, or Fast R-CNN (which needs OpenCV)
-    iterations: int = 1200  # steps, each on one batch
+    iterations: int = 1800  # steps, each on one batch
     batch: int = 2  # images of a step
-    lr: float = 2e-2  # the largest learning rate
+    lr: float = 1e-2  # the largest learning rate
     weight_decay: float = 5e-4  # of the weights that learn
-    milestones: tuple[int, ...] = (900,)  # iterations from which on the learning rate is a tenth of what it was
+    milestones: tuple[int, ...] = (1350,)  # iterations from which on the learning rate is a tenth of what it was
     sides: tuple[int, ...] = (56, 64, 72, 80)  # pixels of the shorter side of images learned from, drawn for each
     side: int = 64  # pixels of the shorter side of images evaluated
     longest: int = 107  # pixels that the longer side has at most, the shorter then having less

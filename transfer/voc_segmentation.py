@@ -63,7 +63,7 @@ class VocSegmentation(Transfer):
     least: ClassVar[dict[str, float]] = Transfer.least | {"power": 0, "crop": 1, "scale": 1e-3}
 
     engine: Literal["torchvision", "mmseg"] = "torchvision"  # whose parts the network is made of (mmseg: make engines)
-    iterations: int = 1000  # steps, each on one batch
+    iterations: int = 1500  # steps, each on one batch
     batch: int = 8  # images of a step
     lr: float = 1e-1  # the largest learning rate
     weight_decay: float = 5e-4  # of the weights that learn
