@@ -24,6 +24,7 @@ from zoo.clustering.sampling import SAMPLERS
 from zoo.clustering.whitening import Whitening, fit_whitening, l2_normalise_
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import Dataset
+from zoo.options import check_area
 from zoo.run import LATER, Method, Unfit, main
 from zoo.seeds import numpy_generator
 from zoo.steps import trainable
@@ -116,6 +117,7 @@ class DeepCluster(Method):
     def check(self, dataset: Dataset, count: int) -> None:
         """See Method.check."""
         super().check(dataset, count)
+        check_area(self.area)
         if count < 2:
             raise Unfit(f"{count} image cannot be clustered", fix="more images, or a larger --limit")
         if self.clustering != "pic" and self.k > count:

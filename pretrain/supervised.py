@@ -20,6 +20,7 @@ from zoo import processes
 from zoo.clustering.heads import linear_head
 from zoo.cost import BACKWARD, Cost
 from zoo.datasets.dataset import UNLABELLED, Dataset
+from zoo.options import check_area
 from zoo.run import Method, main
 from zoo.seeds import generator
 from zoo.steps import trainable
@@ -72,6 +73,7 @@ class Supervised(Method):
     def check(self, dataset: Dataset, count: int) -> None:
         """See Method.check."""
         super().check(dataset, count)
+        check_area(self.area)
         dataset.check_labelled()
         if self.images == UNLABELLED:
             raise UserError("a classifier cannot learn from images without classes", fix="--images split")

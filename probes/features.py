@@ -25,6 +25,7 @@ from zoo import processes
 from zoo.datasets.dataset import MERGED, spaced
 from zoo.datasets.images import Images
 from zoo.evaluation import Evaluation
+from zoo.scratch import reserve
 from zoo.state import remove
 from zoo.views import View
 
@@ -173,9 +174,8 @@ def _create(path: Path, shape: tuple[int, int]) -> np.memmap:
     """A new float32 array in a file. OSError where the disk has no room for all of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    if hasattr(os, "posix_fallocate"):  # now: a memory map that finds the disk full later kills the process
-        with path.open("r+b") as opened:
-            os.posix_fallocate(opened.fileno(), 0, path.stat().st_size)
+    with path.open("r+b") as opened:
+        reserve(opened, path.stat().st_size)
     return file
 
 

@@ -73,6 +73,7 @@ class SVM(Task):
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
         """See Task.parts. UserError for what is no devkit, and a class that is too rare for the folds."""
         devkit = as_devkit(dataset, f"{self.name} ranks the images of", ", or python -m probes.linear")
+        devkit.check_sets(self.images)
         training, _ = (devkit.presence(split) for split in self.splits)
         check_learnable(training, devkit, self.splits[0])
         return [replace(self, layer=layer) for layer in checkpoint.layers(self.layer)]

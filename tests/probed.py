@@ -26,6 +26,9 @@ TASKS = {
     "files": ("probes.linear", "--layer", "conv2", "--epochs", "2", "--protocol", "generic"),
     "knn": ("probes.knn", "--layer", "all", "--k", "3", "10"),
     "voc": ("transfer.voc_classification", "--iterations", "4", "--batch", "6"),
+    "boxes": ("transfer.voc_detection", "--iterations", "3", "--batch", "2", "--candidates", "40", "--rois", "8"),
+    "masks": ("transfer.voc_segmentation", "--iterations", "4", "--batch", "6"),
+    "dropped": ("transfer.voc_segmentation", "--iterations", "2", "--batch", "2", "--checkpoint", "random-alexnet32@0"),
     "clustering": ("probes.clustering", "--layer", "conv3", "--images", "split"),
 }
 
@@ -40,9 +43,11 @@ def run(folder, task, *words):
     """The exit code of a probe."""
     linear.BATCH = features.BATCH = BATCH
     name, *settings = TASKS[task]
-    datasets = {"files": lambda: Folder(folder / "photographs"), "voc": lambda: generate_few(folder)}
     places = ("--checkpoint", "random-small_vgg@0", "--cache", str(folder / "cache"))
-    dataset = datasets.get(task, Odd)()
+    if name.startswith("transfer."):
+        dataset = generate_few(folder)
+    else:
+        dataset = Folder(folder / "photographs") if task == "files" else Odd()
     with patch.object(knn, "nearest_neighbours", noting(knn.nearest_neighbours, folder)):
         return start(registry("probes", "transfer")[name], folder, *places, *settings, *words, dataset=dataset)
 

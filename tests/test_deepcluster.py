@@ -232,6 +232,11 @@ def test_as_many_clusters_as_images(tmp_path):
     assert log(tmp_path)[0]["cluster_sizes"] == [1] * 64
 
 
+def test_areas_that_are_no_shares(tmp_path, capsys):
+    assert start(DeepCluster, tmp_path, "--area", "8", "100") == 2
+    assert "--area 8 100 cannot be" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [("--k", "0"), ("--pca", "0"), ("--iterations", "0")])
 def test_numbers_below_one(tmp_path, capsys, words):
     assert start(DeepCluster, tmp_path, *words) == 2

@@ -58,6 +58,8 @@ def test_the_data_sets_are_those_of_voc():
 def test_the_published_counts_add_up():
     assert PUBLISHED["voc2007"]["Main"] == {"train": 2501, "val": 2510, "trainval": 5011, "test": 4952}
     assert PUBLISHED["voc2012"]["Main"] == {"train": 5717, "val": 5823, "trainval": 11540}
+    assert PUBLISHED["voc2007"]["Segmentation"] == {"train": 209, "val": 213, "trainval": 422, "test": 210}
+    assert PUBLISHED["voc2012"]["Segmentation"] == {"train": 1464, "val": 1449, "trainval": 2913}
     for counts in (counts for kind in PUBLISHED.values() for counts in kind.values()):
         assert counts["train"] + counts["val"] == counts["trainval"]
 

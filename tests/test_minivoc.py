@@ -1,6 +1,7 @@
 """minivoc: a devkit in VOC's own format, generated once, the same each time, without a picture in two splits."""
 
 import errno
+import hashlib
 import itertools
 import re
 import shutil
@@ -15,6 +16,7 @@ from torchvision import datasets as torchvision
 
 from results.errors import UserError
 from zoo.datasets import __main__, find
+from zoo.datasets.decoding import read_rgb
 from zoo.datasets.verify import exclude
 from zoo.voc import VOCS, minivoc
 from zoo.voc.masks import BORDER, palette, read_mask
@@ -327,6 +329,18 @@ def test_damage_is_named_and_the_person_told_to_remove_it(copy, path, damage):
     assert caught.value.happened == f"VOCdevkit/VOC2007/{path} of minivoc is not as it was generated"
     assert caught.value.looked == str(copy.location / path)
     assert caught.value.fix == f"remove {copy.folder}: it is generated again"
+
+
+def test_what_is_drawn_goes_with_the_version(kit):
+    """Records tell it by its version alone: who changes what is drawn raises that, and mends these numbers."""
+    lists = b"".join(path.read_bytes() for path in sorted((kit.location / "ImageSets" / "Main").glob("*.txt")))
+    assert (minivoc.VERSION, hashlib.sha256(lists).hexdigest()[:16]) == (2, "02739b1170f323e2")
+    boxes = {"train": (103, 33, 126, 102), "val": (40, 75, 80, 121), "test": (60, 47, 94, 110)}
+    greys = {"train": (88.824, 68.685), "val": (95.712, 36.376), "test": (138.042, 38.262)}
+    for split, wanted in boxes.items():
+        np.testing.assert_allclose(kit.annotations(split)[0].boxes[0].corners, wanted, atol=1)
+        pixels = np.asarray(read_rgb(kit.read(split).place(0)), float)
+        np.testing.assert_allclose((pixels.mean(), pixels.std()), greys[split], atol=0.5)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]"])

@@ -49,11 +49,21 @@ def folders(photographed, tmp_path_factory):
     return made
 
 
+def probed(folder):
+    """The records of probes."""
+    return {key: record for key, record in records(folder).items() if record.task.startswith("probes.")}
+
+
+def tuned(folder):
+    """The records of fine-tuning, by task and checkpoint."""
+    found = [record for record in records(folder).values() if record.task.startswith("transfer.")]
+    return {(record.task.partition("_")[2], record.checkpoint_name): record for record in found}
+
+
 def test_two_processes_find_what_one_finds(folders):
-    one, two = records(folders[1]), records(folders[2])
+    one, two = probed(folders[1]), probed(folders[2])
     assert one.keys() == two.keys()
-    tasks = {"probes.linear", "probes.knn", "probes.clustering", "transfer.voc_classification"}
-    assert {record.task for record in one.values()} == tasks
+    assert {record.task for record in one.values()} == {"probes.linear", "probes.knn", "probes.clustering"}
     for key, record in one.items():
         assert record.settings == two[key].settings
         for name, value in record.metrics.items():
@@ -63,12 +73,28 @@ def test_two_processes_find_what_one_finds(folders):
             assert abs(value - two[key].metrics[name]) <= most, (record.protocol, name)
 
 
-def test_fine_tuning_takes_the_same_steps(folders):
-    (one,), (two,) = (
-        [record for record in records(folders[number]).values() if record.task.startswith("transfer")]
-        for number in (1, 2)
-    )
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_fine_tuning_takes_the_same_steps(task, folders):
+    """Where nothing is dropped out."""
+    one, two = (tuned(folders[number])[task, "random-small_vgg@0"] for number in (1, 2))
     assert two.details["loss"] == pytest.approx(one.details["loss"], rel=1e-4)
+    for name, value in one.metrics.items():
+        assert two.metrics[name] == pytest.approx(value, abs=1.0), name
+
+
+def test_fine_tuning_in_two_processes_is_another_run(folders):
+    """Each process draws for its own images what is dropped, and which regions are learned from."""
+    one, two = (tuned(folders[number]) for number in (1, 2))
+    assert one.keys() == two.keys()
+    assert len(one) == 4
+    for name, record in two.items():
+        assert (record.key != one[name].key, record.protocol) == (True, one[name].protocol)
+        assert (record.settings["processes"], "processes" in one[name].settings) == (2, False)
+        assert record.metrics.keys() == one[name].metrics.keys()
+        assert np.isfinite(record.details["loss"]).all()
+        assert record.details["frozen"].startswith("verified: ")
+    dropped = "segmentation", "random-alexnet32@0"
+    assert two[dropped].details["loss"][1] != pytest.approx(one[dropped].details["loss"][1], rel=1e-6)
 
 
 def test_features_are_those_of_one_process(folders):

@@ -14,7 +14,7 @@ from results.errors import RunFailed, UserError
 from results.files import ROOT
 from zoo.backbones import standard_preprocessing
 from zoo.checkpoint import RUNS
-from zoo.options import MethodOptions, Options, TaskOptions, check_least, public
+from zoo.options import MethodOptions, Options, check_least, public
 from zoo.run import (
     ERROR,
     LATER,
@@ -30,7 +30,7 @@ from zoo.run import (
     shown_path,
 )
 
-KINDS = registry("pretrain", "probes")
+KINDS = registry("pretrain", "probes", "transfer")
 METHODS = registry("pretrain")
 
 
@@ -55,8 +55,23 @@ def test_the_registry_finds_the_modules_that_define_a_method_or_task():
 def test_a_bare_command_runs_the_defaults(kind):
     settings, options = parse(kind, [])
     assert settings == kind()
-    assert options == (MethodOptions if issubclass(kind, Method) else TaskOptions)(dataset=kind.home)
-    assert kind.home == ("minivoc" if kind.name == "probes.svm" else "digits")
+    assert options == (MethodOptions if issubclass(kind, Method) else kind.options)(dataset=kind.home)
+    on_voc = kind.name == "probes.svm" or kind.name.startswith("transfer.")
+    assert kind.home == ("minivoc" if on_voc else "digits")
+
+
+@pytest.mark.parametrize(
+    ("kind", "dataset"),
+    [(kind, name) for kind in KINDS.values() for name in kind.presets],
+    ids=lambda given: str(given),
+)
+def test_a_data_set_brings_its_preset(kind, dataset):
+    name = "folder:somewhere" if dataset == "folder" else dataset
+    settings, options = parse(kind, ["--dataset", name])
+    assert options.dataset == name
+    wanted = kind.presets[dataset].items()
+    assert wanted <= asdict(settings).items() or all(getattr(settings, key) == value for key, value in wanted)
+    assert settings == kind(**kind.preset(name))
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=lambda kind: kind.name)
@@ -255,7 +270,7 @@ def test_an_interruption_is_no_failure(tmp_path):
 
 def test_the_least_a_value_may_be():
     check_least({"k": 1, "lr": 0.0, "limit": None}, {"k": 1, "lr": 0, "limit": 1, "absent": 5})
-    for values in ({"weight_decay": -1.0}, {"weight_decay": float("nan")}):
+    for values in ({"weight_decay": -1.0}, {"weight_decay": float("nan")}, {"weight_decay": float("inf")}):
         with pytest.raises(UserError, match=r"--weight-decay") as raised:
             check_least(values, {"weight_decay": 0})
         assert raised.value.fix == "0 or more"

@@ -436,7 +436,7 @@ def test_voc2012_has_no_test_images(tmp_path, monkeypatch, capsys):
     kit = Voc2012(write_devkit(tmp_path, "2012"))
     words = (*RANDOM, "--dataset", "voc2012", "--images", "trainval-test")
     assert start(SVM, tmp_path, *words, dataset=kit) == 2
-    assert "voc2012 has no set 'test' of Main" in capsys.readouterr().err
+    assert "voc2012 has no set 'test' of Main\n  try: --images train-val\n" in capsys.readouterr().err
     assert SVM(**SVM.presets["voc2012"]).protocol_id(kit) == "voc07-svm@1"
 
 

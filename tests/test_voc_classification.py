@@ -1,22 +1,28 @@
 """Classification of Pascal VOC: what learns and what does not, the loss, the record, and runs that are continued."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from trainings import start
 from vocs import generate_few, moved, stopped, watch
 
 from results.store import Store
-from transfer import voc_classification
-from transfer.finetuning import Finetuning, Transfer, train
+from transfer import finetuning, voc_classification
+from transfer.finetuning import Finetuning, train
 from transfer.voc_classification import Classifier, VocClassification, multilabel_loss
 from zoo.backbones import build
 from zoo.checkpoint import resolve
+from zoo.datasets.decoding import read_rgb
+from zoo.run import parse
 from zoo.seeds import numpy_generator
+from zoo.steps import descend
+from zoo.views import ResizedCrop
 from zoo.voc.average_precision import classification_scores
 
 FAST = ("--iterations", "6", "--batch", "4", "--checkpoint", "random-alexnet32@0")
@@ -65,6 +71,74 @@ def test_each_setting_gives_another_number(words, run):
     others = [record for record in records if record.key != usual.key]
     assert len(others) == bool(words)
     assert all(record.metrics != usual.metrics for record in others)
+
+
+def test_bf16_gives_another_number(run):
+    _, (usual,) = run()
+    _, records = run("--precision", "bf16")
+    (other,) = [record for record in records if record.key != usual.key]
+    assert other.metrics != usual.metrics
+    assert other.details["loss"] == pytest.approx(usual.details["loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("images", ["train-val", "trainval-test"])
+def test_an_images_scores_are_the_sums_over_ten_crops_of_it(images, run, few):
+    """The outputs are each crop's mean colour here, and the crops the largest squares: the same colour ten times."""
+
+    def colours(network, pixels, bench):
+        sizes.append(len(pixels))
+        return pixels.float().mean((2, 3)).repeat(1, 4)[:, :10] * network.top.weight.new_ones(1).requires_grad_()
+
+    sizes, found = [], {}
+    whole = VocClassification.score
+
+    def kept(self, *given):
+        found["scores"], presence = whole(self, *given)
+        return found["scores"], presence
+
+    with patch.object(voc_classification, "compute", colours), patch.object(VocClassification, "score", kept):
+        assert run("--images", images, "--area", "1", "1", "--iterations", "1")[0] == 0
+    evaluated = images.split("-")[1]
+    assert sizes[1] == 240  # ten crops of 24 images
+    for number, scores in enumerate(found["scores"]):
+        pixels = np.asarray(read_rgb(few.read(evaluated).place(number)), np.float32)
+        side = min(pixels.shape[:2])
+        top, left = ((length - side) // 2 for length in pixels.shape[:2])
+        middle = pixels[top : top + side, left : left + side].mean((0, 1))
+        np.testing.assert_allclose(scores[:3] / 10, middle, atol=1.5)
+
+
+def test_the_loss_is_that_of_what_each_image_shows(run, few):
+    """The first step's, whose outputs are put in the place of the network's: a number for each image by its pixels."""
+    seen = {}
+
+    def known(network, pixels, bench):
+        values = pixels.float().mean((1, 2, 3))[:, None] / 100 + torch.arange(10)
+        seen.setdefault("pixels", pixels)
+        return values * network.top.weight.new_ones(1).requires_grad_()
+
+    with patch.object(voc_classification, "compute", known):
+        _, (record,) = run("--area", "1", "1", "--iterations", "1")
+    images, order = few.read("trainval"), numpy_generator(0, "order", 0).permutation(48)[:4]
+    view, draws = ResizedCrop(32, (1.0, 1.0), (1.0, 1.0), few.flips), torch.Generator().manual_seed(0)
+    own = torch.stack([images.see(int(number), view, draws) for number in order]).float().mean((1, 2, 3))
+    torch.testing.assert_close(seen["pixels"].float().mean((1, 2, 3)), own, rtol=0, atol=1e-3)  # perhaps mirrored
+    values = own[:, None] / 100 + torch.arange(10)
+    presence = torch.from_numpy(few.presence("trainval")[order])
+    each = F.binary_cross_entropy_with_logits(values, (presence == 1).float(), reduction="none")
+    assert record.details["loss"] == [pytest.approx(float(each[presence != 0].sum()) / 4, abs=1e-4)]
+
+
+def test_gradients_are_clipped_as_published(run):
+    clips = []
+
+    def noted(*given, clip):
+        clips.append(clip)
+        return descend(*given, clip=clip)
+
+    with patch.object(finetuning, "descend", noted):
+        assert run()[0] == 0
+    assert clips == [10.0] * 6
 
 
 def test_the_number_is_that_of_the_scores(run, few):
@@ -202,6 +276,10 @@ def test_images_that_show_nothing_that_counts_are_refused_before_any_step(run, f
         (("--iterations", "0"), "--iterations 0 cannot be"),
         (("--lr", "nan"), "--lr nan cannot be"),
         (("--halve-every", "0"), "--halve-every 0 cannot be"),
+        (("--area", "10", "50"), "--area 10 50 cannot be"),
+        (("--area", "0.5", "0.4"), "--area 0.5 0.4 cannot be"),
+        (("--area", "nan", "1"), "--area nan 1 cannot be"),
+        (("--trained", "all", "--train-bn"), "--trained all trains the scales and biases of batch norm anyway"),
     ],
 )
 def test_settings_that_cannot_be(words, wanted, run, capsys):
@@ -227,8 +305,19 @@ def test_what_moves_although_it_is_frozen_is_said(run, capsys):
     assert "what is frozen changed during the fine-tuning" in capsys.readouterr().err
 
 
-def test_the_presets_are_the_published_values():
-    voc = VocClassification(**VocClassification.presets["voc2007"])
-    assert (voc.iterations, voc.batch, voc.lr, voc.weight_decay) == (80_000, 16, 0.003, 1e-6)
-    assert issubclass(VocClassification, Transfer)
-    assert [voc.rate(step) for step in (4999, 5000)] == [0.003, 0.0015]
+@pytest.mark.parametrize("name", ["voc2007", "voc2012"])
+def test_the_presets_are_the_published_values_for_the_layers_that_are_trained(name):
+    above, everything, bare = (
+        parse(VocClassification, ["--dataset", name, *words])[0]
+        for words in (("--trained", "fc6-8"), ("--trained=all",), ())
+    )
+    assert everything == bare
+    for voc in (above, everything):
+        assert (voc.batch, voc.area, voc.weight_decay, voc.momentum) == (16, (0.1, 0.5), 1e-6, 0.9)
+        assert voc.splits == (("trainval", "test") if name == "voc2007" else ("train", "val"))
+        assert voc.protocol_id(SimpleNamespace(name=name)) == "deepcluster@1"
+    assert [above.rate(step) for step in (0, 4999, 5000)] == [0.003, 0.003, 0.0015]
+    assert [everything.rate(step) for step in (0, 19_999, 20_000)] == [0.001, 0.001, 0.0005]
+    assert (above.iterations, everything.iterations) == (80_000, 150_000)
+    other = replace(above, train_bn=True, lr=0.01)
+    assert other.protocol_id(SimpleNamespace(name=name)) == "deepcluster@1, lr 0.01, train_bn True"

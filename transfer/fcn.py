@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from results.errors import UserError
-from transfer.finetuning import choose
+from transfer.finetuning import choose, trying_sizes
 from zoo import device as devices
 from zoo import processes
 from zoo.backbones import Backbone, empty
@@ -191,11 +191,15 @@ def describe(backbone: Backbone, x: Tensor) -> Tensor:
 
 
 def outline(backbone: Backbone) -> tuple[int, int]:
-    """(channels, stride) of what `describe` gives: tried on the meta device. stride: pixels between cells."""
+    """(channels, stride) of what `describe` gives: tried on the meta device. stride: pixels between cells.
+
+    UserError for a network without maps, and for one that takes images of one size alone.
+    """
     with torch.device("meta"), torch.inference_mode():
         trunk = convolutional(empty(**backbone.arguments)).eval()
-        small, large = (describe(trunk, torch.empty(2, trunk.channels, side, side)).shape for side in SIDES)
-    return small[1], (SIDES[1] - SIDES[0]) // (large[-1] - small[-1])
+        with trying_sizes(backbone):
+            small, large = (describe(trunk, torch.empty(2, trunk.channels, side, side)).shape for side in SIDES)
+            return small[1], (SIDES[1] - SIDES[0]) // (large[-1] - small[-1])
 
 
 def widen_view(channels: int) -> list[nn.Module]:

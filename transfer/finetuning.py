@@ -5,13 +5,16 @@ A task builds a model around the checkpoint's backbone, marks what learns in it,
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence, Sized
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+import tyro
 from torch import Tensor, nn
 
 from results.errors import RunFailed, UserError
@@ -23,7 +26,7 @@ from zoo.datasets.dataset import Dataset, spaced
 from zoo.datasets.images import FileImages, ahead
 from zoo.evaluation import Evaluation
 from zoo.options import check_least
-from zoo.run import Task
+from zoo.run import LATER, Task
 from zoo.seeds import derive, generator, numpy_generator
 from zoo.state import State
 from zoo.steps import descend
@@ -61,19 +64,35 @@ class Transfer(Task):
     warm_up: int = 100  # first iterations, in which the learning rate grows to its largest
     momentum: float = 0.9  # of the gradients
     weight_decay: float = 1e-6  # of the weights that learn
+    # torchrun's, which changes the numbers: each draws for its images what is dropped, and regions
+    processes: Annotated[int, tyro.conf.Suppress] = field(default=1, metadata=LATER)
 
     def parts(self, checkpoint: Checkpoint, dataset: Dataset) -> Sequence[Self]:
-        """See Task.parts; nothing is left to resolve."""
+        """See Task.parts."""
         devkit = as_devkit(dataset, f"{self.name} fine-tunes on")
         check_least(asdict(self), self.least)
         if self.batch % processes.count():
             happened = f"batches of {self.batch} cannot be shared evenly by {processes.count()} processes"
             raise UserError(happened, fix=f"--batch {max(1, self.batch // processes.count()) * processes.count()}")
+        devkit.check_sets(self.images, self.of)
         for split in self.splits:
             devkit.ids(split, self.of)
             if self.of == MAIN:
                 devkit.presence(split)  # its lists are whole, and some image shows each class
-        return [self]
+        return [replace(self, processes=processes.count())]
+
+    @classmethod
+    def preset(cls, dataset: str, words: Sequence[str] = ()) -> dict[str, Any]:
+        """See Preset.preset: some of the settings go with the layers that are trained."""
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--trained", default=cls.trained)
+        known, _ = early.parse_known_args(words)
+        return cls.usual(dataset, known.trained)
+
+    @classmethod
+    def usual(cls, dataset: str, trained: str) -> dict[str, Any]:
+        """The settings of a data set that differ from the defaults, where the layers `trained` are."""
+        return cls.presets.get(dataset, {})
 
     @property
     def splits(self) -> tuple[str, str]:
@@ -84,14 +103,14 @@ class Transfer(Task):
     def protocol_id(self, dataset: Dataset) -> str:
         """See Task.protocol_id: what differs from the data set's preset is in it, but for the columns of tables."""
         usual = {entry.name: entry.default for entry in fields(self) if entry.default is not MISSING}
-        usual |= self.presets.get(dataset.name, {}) | {name: getattr(self, name) for name in self.columns}
+        usual |= self.usual(dataset.name, self.trained) | {name: getattr(self, name) for name in self.columns}
         changed = [f"{name} {value}" for name, value in asdict(self).items() if value != usual[name]]
         return ", ".join([f"{self.protocol}@{self.version}", *changed])
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Settings that tables tell their columns apart by."""
-        return ("trained", "precision", "seed")
+        return ("trained", "precision", "processes", "seed")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -185,6 +204,16 @@ class Finetuning:
             ],
             "frozen": f"verified: {len(fixed)} of {len(self.model.state_dict())} tensors unchanged",
         }
+
+
+@contextmanager
+def trying_sizes(backbone: Backbone) -> Iterator[None]:
+    """UserError where a network fails in the block, in which it is tried on the meta device on images of some size."""
+    try:
+        yield
+    except (UserError, RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        happened = f"{backbone.name} does not take images of any size"
+        raise UserError(happened, fix="a checkpoint of a convolutional network") from error
 
 
 def choose(trunk: Backbone, trained: str) -> None:

@@ -19,10 +19,10 @@ from torch import Tensor
 from results.errors import RunFailed, UserError
 from zoo.voc.annotation import Annotation
 from zoo.voc.average_precision import ap_area, ap_voc07, check_present, curve
+from zoo.voc.masks import BORDER
 
 FORMS = {"voc07": ap_voc07, "area": ap_area}
 THRESHOLDS = np.arange(50, 100, 5) / 100
-IGNORED = 255  # the border of objects in VOC's masks
 ORIGIN = np.array([1.0, 1.0, 0.0, 0.0])  # from edges to VOC's pixels, which are counted from 1 and inclusive
 
 
@@ -208,7 +208,7 @@ def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
     """
     if predicted.shape != true.shape:
         raise ValueError(f"a prediction of {tuple(predicted.shape)} for a mask of {tuple(true.shape)}")
-    counted = true != IGNORED
+    counted = true != BORDER
     rows, columns = true[counted].long(), predicted[counted].long()
     for labels in (rows, columns):
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:

@@ -27,12 +27,13 @@ from PIL import Image
 from torch import Tensor
 
 from transfer.engines import versions
-from transfer.fcn import Fcn, PixelNetwork
+from transfer.fcn import Fcn, PixelNetwork, outline
 from transfer.finetuning import Finetuning, Transfer
 from transfer.masked import MaskedImages, Placed, Whole
 from transfer.pictures import Panel, draw_mask, save_beside
 from transfer.scores import check_counted, confusion, segmentation_scores
 from zoo import processes
+from zoo.backbones import empty
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.dataset import Dataset, spaced
 from zoo.evaluation import PICTURES, Evaluation
@@ -75,6 +76,7 @@ class VocSegmentation(Transfer):
         """See Task.parts."""
         found = super().parts(checkpoint, dataset)
         network_of(self.engine)
+        outline(empty(**checkpoint.backbone))  # which can be scored
         return found
 
     def share(self, step: int) -> float:
@@ -132,8 +134,7 @@ class VocSegmentation(Transfer):
         few = processes.count()  # one each: they differ in size
         for ids, pixels in bench.batches(images, rows, Whole(), few, "images evaluated", 0, tuning.state):
             predicted = compute(network, pixels[:, :3], bench, self.scale).argmax(1)
-            own = processes.share(len(ids))
-            if own.stop > own.start:  # where images are fewer than processes, some are given one that is another's
+            if processes.rank() < len(ids):  # where images are fewer than processes, the last are given others'
                 found["own"] += confusion(predicted, pixels[:, 3], classes).cpu()
         return processes.summed(found["own"]).numpy()
 

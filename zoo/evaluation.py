@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -284,10 +284,12 @@ def show(records: Sequence[Record], options: TaskOptions, limit: int | None) -> 
         print(f"records     {shown_path(options.records.path(first).parent)}")
     if isinstance(options, TransferOptions) and options.save_pictures:
         folders = [options.runs_dir / record.key / PICTURES for record in records]
-        for folder in filter(Path.is_dir, folders):  # of what was recorded before there may be none
+        for folder in filter(Path.is_dir, folders):
             print(f"pictures    {shown_path(folder)}")
+        if not all(map(Path.is_dir, folders)):
+            print("pictures    of what was recorded before there are none; --force --store FOLDER draws them")
 
 
 def describe_part(part: Task) -> str:
     """A part's settings on one line."""
-    return "  ".join(f"{name} {value}" for name, value in asdict(part).items() if name != "precision")
+    return "  ".join(f"{name} {value}" for name, value in settings_of(part).items() if name != "precision")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,15 @@ def without_folders(value: str) -> str:
 
 
 def check_least(values: Mapping[str, Any], least: Mapping[str, float]) -> None:
-    """UserError for a value below the least that its flag may have, or NaN; None passes."""
+    """UserError for a value below the least that its flag may have, NaN or infinite; None passes."""
     for name, low in least.items():
         value = values.get(name)
-        if value is not None and not value >= low:
+        if value is not None and not low <= value < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {value} cannot be", fix=f"{low} or more")
+
+
+def check_area(area: tuple[float, float]) -> None:
+    """UserError unless the least and the most area of a crop are shares of the image's, in that order."""
+    low, high = area
+    if not 0 < low <= high <= 1:
+        raise UserError(f"--area {low:g} {high:g} cannot be", fix="two shares of the image, up to 1: --area 0.4 1")

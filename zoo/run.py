@@ -43,17 +43,28 @@ LATER = {"later": True}  # metadata of a setting that its class did not have at 
 Settings = TypeVar("Settings", bound="Method | Task")
 
 
+class Preset:
+    """What methods and tasks have in common: settings that go with a data set."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # per data set, the settings that differ from the defaults
+
+    @classmethod
+    def preset(cls, dataset: str, words: Sequence[str] = ()) -> dict[str, Any]:
+        """The settings of a data set that differ from the defaults; `words` is the rest of the command line."""
+        name, colon, _ = dataset.partition(":")
+        return cls.presets.get(name, cls.presets.get("folder", {}) if colon else {})  # lists, shards are as folders
+
+
 class Unfit(UserError):
     """Settings that could be, but not for this many images."""
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way of pretraining; `presets` holds, per data set, the settings that differ from the defaults."""
+class Method(Preset):
+    """A way of pretraining."""
 
     name: ClassVar[str]
     version: ClassVar[int]
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
     home: ClassVar[str] = Options.dataset
     least: ClassVar[dict[str, float]] = {
         "epochs": 1,
@@ -126,12 +137,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Preset):
     """A test of a checkpoint's frozen or fine-tuned features; each part of it gives one record."""
 
     name: ClassVar[str]
     version: ClassVar[int]
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # per data set, the settings that differ from the defaults
     home: ClassVar[str] = Options.dataset  # the data set of the bare command
     options: ClassVar[type[TaskOptions]] = TaskOptions
 
@@ -232,11 +242,8 @@ def parse(kind: type[Settings], words: Sequence[str]) -> tuple[Settings, Any]:
     def collect(settings: Any, options: Any) -> tuple[Any, Any]:
         return settings, options
 
-    presets = kind.presets
-    name, colon, _ = known.dataset.partition(":")
-    preset = presets.get(name, presets.get("folder", {}) if colon else {})  # lists and shards hold what folders do
     collect.__annotations__ = {"settings": kind, "options": options}
-    collect.__defaults__ = (kind(**preset), options(dataset=known.dataset))
+    collect.__defaults__ = (kind(**kind.preset(known.dataset, words)), options(dataset=known.dataset))
     return tyro.cli(
         collect,
         prog=f"python -m {kind.name}",

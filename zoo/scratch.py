@@ -15,7 +15,7 @@ def create_array(path: Path, shape: tuple[int, int]) -> np.memmap:
     """A float32 array that lies in the file `path`, which is made. OSError if the disk has no room for it."""
     with path.open("wb") as file:
         try:
-            reserve(file, shape)
+            reserve(file, size_of(shape))
         except OSError:
             path.unlink()
             raise
@@ -30,13 +30,17 @@ def open_array(path: Path, shape: tuple[int, int]) -> np.memmap:
 def unnamed_array(directory: Path, shape: tuple[int, int]) -> np.memmap:
     """A float32 array in a file of that folder that has no name: it is gone with the array, or with the process."""
     with tempfile.TemporaryFile(dir=directory) as file:
-        reserve(file, shape)
+        reserve(file, size_of(shape))
         return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
 
 
-def reserve(file: IO[bytes], shape: tuple[int, int]) -> None:
-    """Give the file the size of a float32 array of that shape. OSError if the disk has no room for it."""
-    size = max(1, 4 * shape[0] * shape[1])
+def size_of(shape: tuple[int, int]) -> int:
+    """The bytes of a float32 array; one at least, as a file without any cannot be mapped."""
+    return max(1, 4 * shape[0] * shape[1])
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Give the file that many bytes. OSError if the disk has no room for them."""
     if hasattr(os, "posix_fallocate"):  # else a full disk would show as a crash (SIGBUS) when it is filled
         os.posix_fallocate(file.fileno(), 0, size)
     else:

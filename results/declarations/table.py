@@ -103,11 +103,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Published:
-    """A paper's table: its csv, and the data sets and the protocol that its numbers were measured on."""
+    """A paper's table: its csv, and the data sets and the protocols that its numbers were measured on."""
 
     file: str
     citation: str
-    protocol: str
+    protocols: tuple[str, ...]
     by: str  # the csv column that tells the data sets apart …
     covers: dict[str, str]  # … and our name for each: a number stands in no column of another data set
     value: str = "value"

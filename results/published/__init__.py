@@ -32,9 +32,9 @@ def rows(block: Published, columns: Sequence[Column]) -> dict[str, list[dict[str
 
 
 def stands(block: Published, column: Column) -> bool:
-    """Whether the block's numbers may stand in a column: its data set and its protocol are the same."""
+    """Whether the block's numbers may stand in a column: it has its data set, and one of its protocols."""
     same_set = block.covers.get(column.published.get(block.by, "")) == column.dataset
-    return same_set and (block.protocol, block.images) == (column.protocol, column.images)
+    return same_set and column.protocol in block.protocols and column.images == block.images
 
 
 def label(block: Published, line: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align, roi_pool
 
-from results.errors import UserError
+from transfer.finetuning import trying_sizes
 from zoo.backbones import Backbone, empty
 
 RATIOS = (0.5, 1.0, 2.0)  # height / width of anchors
@@ -57,12 +57,9 @@ def measure(backbone: Backbone, layer: str) -> Grid:
     The smallest image that gives a number of cells leaves nothing over: its cells lie centred on it.
     """
     shape = partial(shape_of, empty(**backbone.arguments).eval(), layer)
-    try:
+    with trying_sizes(backbone):
         channels, cells = shape(SIDE)
         stride = SIDE // (shape(2 * SIDE)[1] - cells)
-    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
-        happened = f"{backbone.name} does not take images of any size"
-        raise UserError(happened, fix="a checkpoint of a convolutional network") from error
     sides = range(SIDE - stride, SIDE + 1)
     least = sides[bisect_left(sides, cells, key=lambda side: shape(side)[1])]
     return Grid(channels, stride, (least - stride * (cells - 1)) / 2)

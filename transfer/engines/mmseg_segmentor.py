@@ -134,7 +134,8 @@ def load(trunk: Backbone, backbone: Backbone) -> None:
     tensors = convolutional(deepcopy(backbone)).state_dict()
     faults = mismatches({name: value.shape for name, value in trunk.state_dict().items()}, tensors)
     if faults:
-        raise UserError(f"{backbone.name} does not fit its trunk in mmsegmentation's model: {'; '.join(faults)}")
+        happened = f"{backbone.name} does not fit its trunk in mmsegmentation's model: {'; '.join(faults)}"
+        raise UserError(happened, fix="--engine torchvision")
     trunk.load_state_dict(tensors)
 
 

@@ -77,6 +77,12 @@ class Devkit(Collection):
         commands = (f"python -m {task} --dataset {self.name}" for task in ("probes.svm", "transfer.voc_classification"))
         raise UserError(happened, fix=", or ".join(commands))
 
+    def check_sets(self, images: str, of: str = MAIN) -> None:
+        """UserError unless there are both sets of Main or Segmentation that `--images` names: "trainval-test"."""
+        for split in images.split("-"):
+            if split not in self.counts[of]:
+                raise UserError(f"{self.name} has no set '{split}' of {of}", fix="--images train-val")
+
     def ids(self, split: str, of: str = MAIN) -> list[str]:
         """The images of a set (train, val …) of Main or Segmentation, in its order. UserError for an unknown one."""
         if split not in self.counts[of]:
