@@ -246,9 +246,10 @@ def test_dropout_is_on_and_batch_norm_is_not() -> None:
     assert not modes[nn.BatchNorm2d]
 
 
-def test_a_step_of_alexnet_at_full_size(few) -> None:
+@pytest.mark.parametrize("name", ["alexnet", "vgg16"])
+def test_a_step_at_full_size(name: str, few) -> None:
     task = VocSegmentation(engine="mmseg", iterations=1, batch=1, lr=1e-3, crop=224, scale=1.0)
-    backbone = lively("alexnet", sobel=True)
+    backbone = lively(name, sobel=True)
     bench = bench_of(few, resolve("random-alexnet32-sobel@0"), backbone, limit=1)  # for its preprocessing
     network = MmsegFcn(backbone, 11, 0)
     network.choose("all")
