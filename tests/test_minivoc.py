@@ -267,8 +267,9 @@ def test_a_disk_that_is_full_leaves_nothing(apart, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(minivoc, "write_lists", fail)
-    with pytest.raises(UserError, match=r"cannot write .*minivoc-2-\w+: No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write .*minivoc-2-\w+: No space left on device") as caught:
         MiniVoc(None).prepare()
+    assert "the clone's cache/" in caught.value.fix
     assert list(apart.iterdir()) == []
 
 

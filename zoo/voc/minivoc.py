@@ -162,7 +162,9 @@ def generate(kit: MiniVoc) -> None:
             os.rename(beside, kit.folder)
     except OSError as error:
         if not kit.folder.is_dir():  # else another process was faster
-            raise as_user_error(error, kit.folder) from error
+            found = as_user_error(error, kit.folder)
+            fix = "some room, and a folder that can be written in: it is always the clone's cache/"
+            raise UserError(found.happened, found.looked, fix) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
