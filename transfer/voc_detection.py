@@ -46,7 +46,7 @@ from zoo.seeds import derive
 from zoo.voc.annotation import Annotation, Box
 from zoo.voc.average_precision import check_present
 
-DRAWN = 0.5  # the least score of a detection in a picture
+DRAWN = 0.25  # the least score of a detection in a picture; few are sure of themselves after a short training
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # in an image: edges (n, 4), classes (n,) from 0 on, scores (n,)
 
 FAST_RCNN: dict[str, Any] = dict(
