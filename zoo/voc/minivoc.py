@@ -76,11 +76,6 @@ class MiniVoc(Devkit):
         """See Collection.location."""
         return self.folder / "VOCdevkit" / f"VOC{self.year}"
 
-    @property
-    def splits(self) -> dict[str, int]:
-        """See Dataset.splits: known before the devkit is generated, unless images are left out of it."""
-        return super().splits if self.excluded else {split: COUNTS[split] for split in self.used}
-
     def preflight(self) -> None:
         """See Devkit.preflight; of a devkit that is not generated yet, that it can be."""
         if self.folder.is_dir():
