@@ -1,13 +1,14 @@
 """Where a run computes."""
 
 from threading import Barrier
+from time import sleep
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
-from results.errors import UserError
-from zoo.device import PRECISIONS, autocast, pick, prepare, side_by_side
+from results.errors import RunFailed, UserError
+from zoo.device import PRECISIONS, autocast, check_stopped, pick, prepare, side_by_side
 from zoo.run import Method, Task
 
 CPU = torch.device("cpu")
@@ -75,19 +76,27 @@ def test_items_meet_side_by_side_each_on_one_thread(threads):
 
 def test_work_that_fails_ends_the_rest(threads):
     threads(2)
-    done = []
+    begun, stopped = [], []
 
     def work(item):
+        begun.append(item)
         if item == 1:
             raise UserError("broken")
-        done.append(item)
+        for _ in range(60_000 if item > 1 else 0):  # long work, a minute unless it is told to stop
+            try:
+                check_stopped()
+            except RunFailed:
+                stopped.append(item)
+                raise
+            sleep(0.001)
         return item
 
     found = side_by_side(work, range(1000), CPU)
     assert next(found) == 0
     with pytest.raises(UserError, match="broken"):
         next(found)
-    assert len(done) < 999
+    assert {0, 1} <= set(begun) <= {0, 1, 2, 3}  # two threads: no item begins once the error is out
+    assert sorted(begun) == [0, 1, *sorted(stopped)]
     assert torch.get_num_threads() == 2
 
 

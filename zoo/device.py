@@ -76,8 +76,9 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item], device: 
     try:
         yield from pool.map(work, items)
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # first: none may begin between the other two
         _stopping.set()
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         torch.set_num_threads(threads)
 
 
