@@ -4,13 +4,13 @@ With a signal, a rank, a function and a count the process of that rank is sent t
 """
 
 import itertools
-import os
 import sys
-from importlib import import_module
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from deaths import EVERY, clock, dying
 from trainings import Tiny, start
 from vocs import generate_few
 
@@ -65,25 +65,10 @@ def noting(search, folder):
     return noted
 
 
-def die(number, rank, place, calls):
-    """Let the process of that rank be sent a signal in that call of the method `place`: module.Class.name."""
-    module, kind, name = place.rsplit(".", 2)
-    owner, left = getattr(import_module(module), kind), [calls]
-    before = getattr(owner, name)
-
-    def called(*values, **more):
-        left[0] -= 1
-        if left[0] == 0 and processes.rank() == rank:
-            os.kill(os.getpid(), number)
-        return before(*values, **more)
-
-    setattr(owner, name, called)
-
-
 if __name__ == "__main__":
     place, tasks, *death = sys.argv[1:]
-    if death:
-        die(int(death[0]), int(death[1]), death[2], int(death[3]))
-    with processes.joined():
-        code = max(run(Path(place), task, "--save-every", "0.00005") for task in tasks.split(","))
+    with clock(), processes.joined(), ExitStack() as stack:
+        if death and processes.rank() == int(death[1]):
+            stack.enter_context(dying(death[2], int(death[3]), int(death[0])))
+        code = max(run(Path(place), task, *EVERY) for task in tasks.split(","))
     sys.exit(code)

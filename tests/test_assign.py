@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from deaths import dying, exit_code
 from pictures import write_image
 from PIL import Image
 from shardfiles import write_shards
@@ -483,12 +483,13 @@ def start(*words):
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def assign_and_die(path):
+    with dying("zoo.clustering.assigning.Clusters.assign", 2):
+        sys.exit(main([*PLAIN, "--limit", "9", "--batch", "3", "--out", str(path)]))
+
+
 def test_a_kill_leaves_no_csv(tmp_path):
-    with start(*PLAIN, "--batch", "1", "--out", tmp_path / "found.csv") as running:
-        until = time.monotonic() + 60
-        while not os.listdir(tmp_path) and time.monotonic() < until:
-            time.sleep(0.01)
-        running.kill()
+    assert exit_code(assign_and_die, tmp_path / "found.csv", preload=["test_assign"]) == -signal.SIGKILL
     (left,) = os.listdir(tmp_path)
     assert left.startswith(".found")
 

@@ -205,7 +205,7 @@ def test_workers_end_with_an_error(workers, monkeypatch):
     assert list(found) == []
     assert max(made) <= 9
     for thread in set(threading.enumerate()) - {threading.current_thread()}:
-        thread.join(timeout=5 if thread.name.startswith("ThreadPoolExecutor") else 0)
+        thread.join(timeout=60 if thread.name.startswith("ThreadPoolExecutor") else 0)
     assert threading.active_count() <= before
 
 
@@ -213,7 +213,7 @@ def test_an_image_that_takes_long_keeps_its_place():
     others = threading.Event()
 
     def work(at):
-        assert at or others.wait(5)  # the first is done after the last
+        assert at or others.wait(60)  # the first is done after the last
         if at == 2:
             others.set()
         return at

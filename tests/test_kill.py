@@ -1,15 +1,13 @@
 """Kill -9 at random points of every phase: started again, a run ends as if nothing had happened, to the bit."""
 
-import multiprocessing
 import os
 import random
 import signal
 import sys
 from contextlib import ExitStack
-from importlib import import_module
-from unittest.mock import patch
 
 import pytest
+from deaths import EVERY, clock, dying, exit_code
 from trainings import checkpoint, files, log, record, start, untimed
 
 METHODS = {
@@ -17,7 +15,7 @@ METHODS = {
     "mmdc": ("--rotation", "--refine-at", "1", "--jitter", "--sigma", "0.1"),
     "supervised": ("--backbone", "small_vgg"),
 }
-COMMON = ("--epochs", "2", "--batch", "16", "--save-every", "0.0005")  # minutes: a state every few steps
+COMMON = ("--epochs", "2", "--batch", "16", *EVERY)
 
 # Where a kill can come: a function that is called within each phase, or while a state is written.
 MOMENTS = {
@@ -44,49 +42,21 @@ EVERYWHERE = {
 KILLS = 10
 
 
-def context():
-    """Processes that are forked from one where everything is imported and nothing has run."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["test_kill", "pretrain.deepcluster", "pretrain.mmdc", "pretrain.supervised"])
-    return found
-
-
 def run(method, folder, words, moment=None, calls=0):
     """Run the command in this process, and kill it at the given call of the function `moment`."""
     from zoo.run import registry
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    left = [calls]
-
-    def dying(function):
-        def called(*values, **more):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*values, **more)
-
-        return called
-
-    with ExitStack() as stack:
+    with clock(), ExitStack() as stack:
         if moment is not None:
-            place, _, name = moment.rpartition(".")
-            owner = owner_of(place)
-            stack.enter_context(patch.object(owner, name, dying(getattr(owner, name))))
+            stack.enter_context(dying(moment, calls))
         sys.exit(start(registry("pretrain")[f"pretrain.{method}"], folder, *COMMON, *words))
-
-
-def owner_of(place):
-    """The module or class of that name."""
-    module, _, name = place.rpartition(".")
-    return getattr(import_module(module), name) if name[0].isupper() else import_module(place)
 
 
 def ended(method, folder, words, *death):
     """The exit code of the command in a process of its own."""
-    process = context().Process(target=run, args=(method, folder, words, *death))
-    process.start()
-    process.join()
-    return process.exitcode
+    preload = ("test_kill", *(f"pretrain.{name}" for name in METHODS))
+    return exit_code(run, method, folder, words, *death, preload=preload)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,23 +1,21 @@
 """Kill -9 at random points of every phase of a probe: started again, it ends as if nothing had happened, to the bit."""
 
-import multiprocessing
 import os
 import random
 import signal
 import sys
 from contextlib import ExitStack
-from unittest.mock import patch
 
 import pytest
+from deaths import EVERY, clock, dying, exit_code
 from toys import photographs
 from trainings import Tiny, files, start
 
 from results.files import TEMPORARY
 from results.store import Store
 
-SLOW = ("sklearn.datasets", "faiss", "torch.fx.experimental.symbolic_shapes")  # else imported by every process again
 BATCH = 16
-SAVED = ("--checkpoint", "random-small_vgg@0", "--save-every", "0.00005")  # minutes: a state every few steps
+SAVED = ("--checkpoint", "random-small_vgg@0", *EVERY)
 TASKS = {
     "small": ("probes.linear", "--layer", "all", "--epochs", "4"),
     "online": ("probes.linear", "--layer", "all", "--epochs", "2", "--protocol", "generic", "--crops", "10"),
@@ -58,13 +56,6 @@ class Few(Tiny):
     splits = {"train": 80, "test": 48}  # noqa: RUF012
 
 
-def context():
-    """Processes that are forked from one where everything is imported and nothing has run."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["test_kill_probes", "probes.linear", "probes.knn", "probes.clustering", *SLOW])
-    return found
-
-
 def run(task, folder, words, moment=None, calls=0, number=signal.SIGKILL, dataset=None):
     """Run the command in this process, and send it a signal at the given call of the function `moment`."""
     from probes import features, linear
@@ -73,38 +64,17 @@ def run(task, folder, words, moment=None, calls=0, number=signal.SIGKILL, datase
     os.environ["OMP_NUM_THREADS"] = "1"
     linear.BATCH = features.BATCH = BATCH
     name, *settings = TASKS[task]
-    left = [calls]
-
-    def dying(function):
-        def called(*values, **more):
-            if left[0] == 0:
-                os.kill(os.getpid(), number)
-            left[0] -= 1
-            return function(*values, **more)
-
-        return called
-
-    with ExitStack() as stack:
+    with clock(), ExitStack() as stack:
         if moment is not None:
-            place, _, attribute = moment.rpartition(".")
-            owner = owner_of(place)
-            stack.enter_context(patch.object(owner, attribute, dying(getattr(owner, attribute))))
+            stack.enter_context(dying(moment, calls, number))
         places = ("--cache", str(folder / "cache"))
         sys.exit(start(registry("probes")[name], folder, *SAVED, *settings, *places, *words, dataset=dataset))
 
 
-def owner_of(place):
-    """The module or class of that name."""
-    module, _, name = place.rpartition(".")
-    return getattr(sys.modules[module], name) if name[0].isupper() else __import__(place, fromlist=["x"])
-
-
 def ended(task, folder, words=(), *death, **more):
     """The exit code of the command in a process of its own."""
-    process = context().Process(target=run, args=(task, folder, words, *death), kwargs=more)
-    process.start()
-    process.join()
-    return process.exitcode
+    preload = ("test_kill_probes", "probes.linear", "probes.knn", "probes.clustering")
+    return exit_code(run, task, folder, words, *death, preload=preload, **more)
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +159,8 @@ def same(stopped, whole):
 )
 def test_sigterm_saves_and_the_same_command_continues(task, moment, calls, tmp_path, images, whole):
     every = ("--save-every", "1000")  # nothing is saved by the clock
-    dying = dict(number=signal.SIGTERM, dataset=images[task])
-    assert ended(task, tmp_path, every, moment, calls, **dying) == 143
+    asked = dict(number=signal.SIGTERM, dataset=images[task])
+    assert ended(task, tmp_path, every, moment, calls, **asked) == 143
     if task != "clustering":  # which saves the features alone, and those are whole
         assert any(name.startswith("runs") and "state-" in name for name in files(tmp_path))
     assert ended(task, tmp_path, (), dataset=images[task]) == 0

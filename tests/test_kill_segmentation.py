@@ -1,14 +1,13 @@
 """Segmentation of Pascal VOC that was stopped or killed: it continues, and ends like one that was not."""
 
-import multiprocessing
 import os
 import random
 import signal
 import sys
 from contextlib import ExitStack
-from unittest.mock import patch
 
 import pytest
+from deaths import EVERY, clock, dying, exit_code
 from segmented import COUNTS, FAST, segment
 from trainings import files, start
 from vocs import generate_few, stopped
@@ -18,7 +17,6 @@ from results.store import Store
 from transfer import voc_segmentation
 from transfer.voc_segmentation import VocSegmentation
 
-SLOW = ("sklearn.datasets", "faiss", "torch.fx.experimental.symbolic_shapes")  # else imported by every process again
 MOMENTS = {
     "a step": "transfer.finetuning.descend",
     "an image": "transfer.voc_segmentation.confusion",
@@ -60,36 +58,17 @@ def test_a_run_that_was_stopped_continues_to_the_same_bits(calls, few, tmp_path,
 def run_and_die(folder, place, moment=None, calls=0, *more):
     """Run the command in this process on the devkit in `place`, and kill it at that call of the function `moment`."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    left = [calls]
-
-    def dying(function):
-        def called(*values, **named):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-            return function(*values, **named)
-
-        return called
-
     few = generate_few(place, COUNTS)  # it is there
-    with ExitStack() as stack:
+    with clock(), ExitStack() as stack:
         if moment is not None:
-            path, _, attribute = moment.rpartition(".")
-            module, _, name = path.rpartition(".")
-            owner = getattr(sys.modules[module], name) if name[0].isupper() else sys.modules[path]
-            stack.enter_context(patch.object(owner, attribute, dying(getattr(owner, attribute))))
-        words = (*FAST, "--save-every", "0.0005", "--save-pictures", "2", *more)
+            stack.enter_context(dying(moment, calls))
+        words = (*FAST, *EVERY, "--save-pictures", "2", *more)
         sys.exit(start(VocSegmentation, folder, *words, dataset=few))
 
 
 def ended(folder, place, *death):
     """The exit code of the command in a process of its own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_kill_segmentation", *SLOW])
-    process = context.Process(target=run_and_die, args=(folder, place, *death))
-    process.start()
-    process.join()
-    return process.exitcode
+    return exit_code(run_and_die, folder, place, *death, preload=["test_kill_segmentation"])
 
 
 def test_a_run_killed_at_random_points_ends_like_one_that_was_not(usual, place, tmp_path):

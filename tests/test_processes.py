@@ -253,7 +253,7 @@ main(registry("pretrain")[sys.argv[3]], sys.argv[4:])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_processes_that_are_killed_continue_to_the_same_bits(number, tmp_path):
     (tmp_path / "killed.py").write_text(KILLED)
-    words = ["--backbone", "small_vgg", "--epochs", "2", "--batch", "64", "--limit", "300", "--save-every", "0.001"]
+    words = ["--backbone", "small_vgg", "--epochs", "2", "--batch", "64", "--limit", "300", "--save-every", "0"]
     found = {}
     for name in ("whole", "killed"):
         places = ["--runs", tmp_path / name, "--threads", "1"]

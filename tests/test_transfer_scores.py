@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -329,16 +328,15 @@ def test_detections_of_other_images_or_classes_are_refused():
         detection_scores(dataclasses.replace(found, scores=np.full(40, np.nan)), true, CLASSES)
 
 
-def test_a_test_set_of_vocs_size_takes_seconds():
+def test_a_test_set_of_vocs_size():
+    """Half a million detections, which would take hours if each were compared with each object."""
     random, images, classes = np.random.default_rng(0), 4952, [str(c) for c in range(20)]
     labels = random.integers(0, 20, 14976)
     true = Truths(images, random.integers(0, images, 14976), labels, random_boxes(random, 14976), labels < 0)
     rows = random.integers(0, 14976, 100 * images)
     corners = true.corners[rows] + random.integers(0, 3, (len(rows), 4))
     found = Detections(images, true.images[rows], labels[rows], corners, random.random(len(rows)))
-    started = time.process_time()
     metrics, _ = detection_scores(found, true, classes)
-    assert time.process_time() - started < 30  # it takes 2 on one core
     assert 0 < metrics["AP_area"] < metrics["AP50_area"]
 
 
