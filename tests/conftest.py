@@ -1,9 +1,14 @@
-"""What all tests share: nothing that a data set remembers is written into the clone."""
+"""What all tests share: the same examples of a property, and nothing that a data set remembers lies in the clone."""
 
 import importlib
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples everywhere, however slow they are; pytest --hypothesis-profile default looks for others.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

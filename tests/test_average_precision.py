@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from results.errors import RunFailed, UserError
 from zoo.voc.average_precision import FORMS, ap_area, ap_step, ap_voc07, check_present, classification_scores, curve
 
-UNTIMED = settings(deadline=None, max_examples=100)
 # few distinct scores, so that many are equal
 ENTRIES = st.lists(st.tuples(st.integers(0, 12), st.booleans(), st.booleans()), min_size=1, max_size=40)
 
@@ -48,7 +47,6 @@ def area_under(drawn, beyond: bool) -> float:
     return total
 
 
-@UNTIMED
 @given(ENTRIES)
 def test_every_form_is_its_definition(entries):
     scores, relevant, counted = columns(entries)
@@ -60,7 +58,6 @@ def test_every_form_is_its_definition(entries):
     assert ap_step(recall, precision) == pytest.approx(area_under(drawn, beyond=False))
 
 
-@UNTIMED
 @given(ENTRIES)
 def test_step_is_scikit_learns_with_pessimistic_ties(entries):
     scores, relevant, counted = columns(entries)
@@ -71,7 +68,6 @@ def test_step_is_scikit_learns_with_pessimistic_ties(entries):
         assert expected == pytest.approx(average_precision_score(relevant[counted], scores[counted]))
 
 
-@UNTIMED
 @given(ENTRIES, st.randoms(use_true_random=False))
 def test_the_order_of_entries_does_not_matter(entries, random):
     shuffled = random.sample(entries, len(entries))
@@ -80,7 +76,6 @@ def test_the_order_of_entries_does_not_matter(entries, random):
         assert form(*one) == form(*other)
 
 
-@UNTIMED
 @given(ENTRIES, st.floats(-5, 5), st.floats(0.1, 10))
 def test_only_the_order_of_scores_counts(entries, shift, scale):
     scores, relevant, counted = columns(entries)
@@ -90,7 +85,6 @@ def test_only_the_order_of_scores_counts(entries, shift, scale):
         )
 
 
-@UNTIMED
 @given(ENTRIES)
 def test_forms_are_fractions_and_the_envelope_is_above_the_steps(entries):
     recall, precision = curve(*columns(entries))
@@ -98,7 +92,6 @@ def test_forms_are_fractions_and_the_envelope_is_above_the_steps(entries):
     assert all(0 < form(recall, precision) <= 1 + 1e-12 for form in FORMS.values())
 
 
-@UNTIMED
 @given(ENTRIES)
 def test_ties_have_the_least_value_of_vocs_forms_that_breaking_them_gives(entries):
     scores, relevant, counted = columns(entries)
@@ -114,7 +107,6 @@ def test_equal_scores_worked_out_by_hand():
     assert [form(recall, precision) for form in FORMS.values()] == pytest.approx([2 / 3] * 3)
 
 
-@UNTIMED
 @given(ENTRIES)
 def test_what_is_not_counted_is_as_if_it_were_not_there(entries):
     scores, relevant, counted = columns(entries)
@@ -189,7 +181,6 @@ def test_classification_scores_each_class_in_each_form():
     assert all(type(value) is float for value in metrics.values())
 
 
-@UNTIMED
 @given(st.integers(0, 2**32 - 1))
 def test_difficult_images_do_not_count_in_classification(seed):
     random = np.random.default_rng(seed)

@@ -38,7 +38,7 @@ def directly(held, split, layer, limit=None):
     return pool_to(held.maps(view.tensors(images.pixels, torch.Generator()), [layer])[layer], SMALL).numpy()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5000), st.integers(1, 30), st.integers(1, 30), st.integers(64, 4096))
 def test_the_pool_is_the_largest_grid_with_so_many_features(channels, height, width, most):
     fits = [side for side in range(1, min(height, width) + 1) if channels * side * side <= most]

@@ -20,7 +20,7 @@ from zoo.clustering.kmeans import kmeans
 from zoo.clustering.scores import ari
 
 COARSE = arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 3)), elements=st.integers(-2, 2))
-UNTIMED = settings(deadline=None, max_examples=50)
+EXAMPLES = settings(max_examples=50)
 BLOBS = 4
 
 
@@ -111,7 +111,7 @@ def test_starts_from_k_means_with_the_variances_that_it_leaves():
     assert found.log_likelihood == []
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(0, 12), st.floats(0, 6))
 def test_the_likelihood_never_falls_without_repairs(seed, k, iterations, gap):
     x, _ = blobs(60, 3, seed, gap)
@@ -121,7 +121,7 @@ def test_the_likelihood_never_falls_without_repairs(seed, k, iterations, gap):
         assert (np.diff(found.log_likelihood) >= -rounding(x)).all()
 
 
-@UNTIMED
+@EXAMPLES
 @given(COARSE, st.data())
 def test_the_likelihood_never_falls_where_rows_repeat_and_variances_stand_at_the_floor(x, data):
     k = data.draw(st.integers(1, count_distinct(x)))
@@ -133,7 +133,7 @@ def test_the_likelihood_never_falls_where_rows_repeat_and_variances_stand_at_the
         assert (np.diff(found.log_likelihood) >= -rounding(x)).all()
 
 
-@UNTIMED
+@EXAMPLES
 @given(COARSE, st.data())
 def test_shares_fall_add_up_to_1_and_are_the_posterior(x, data):
     k, top = data.draw(st.integers(1, count_distinct(x))), data.draw(st.integers(1, 7))

@@ -16,7 +16,7 @@ from zoo.clustering import graph
 from zoo.clustering.graph import drop_own, measure, nearest_neighbours
 
 COARSE = arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 3)), elements=st.integers(-2, 2))
-UNTIMED = settings(deadline=None, max_examples=50)
+EXAMPLES = settings(max_examples=50)
 
 
 def points(n: int = 60, d: int = 8, seed: int = 0) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_equals_the_definition(n, neighbours):
     assert (indices.dtype, distances.dtype) == (np.int64, np.float32)
 
 
-@UNTIMED
+@EXAMPLES
 @given(COARSE, st.integers(1, 6))
 def test_points_that_repeat_are_each_others_neighbours_and_not_their_own(x, neighbours):
     indices, distances = nearest_neighbours(x, neighbours)

@@ -57,7 +57,7 @@ def trained(head, x, labels, batches):
 
 
 @SCHEDULES
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(dim=st.integers(1, 9), classes=st.integers(1, 6), count=st.integers(1, 12), batch=st.integers(1, 5))
 def test_each_rate_is_trained_as_by_torch(schedule, dim, classes, count, batch):
     x, labels, batches = draw(count, dim), classes_of(count, classes), orders(count, batch, epochs=4)

@@ -17,7 +17,7 @@ from zoo.clustering.kmeans import distinct_rows, draw_donor, kmeans, means, move
 
 # Few values, so that rows repeat, coincide with centroids and tie.
 COARSE = arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 3)), elements=st.integers(-2, 2))
-UNTIMED = settings(deadline=None, max_examples=50)
+EXAMPLES = settings(max_examples=50)
 
 
 def blobs(n: int = 300, d: int = 5, seed: int = 0) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_equals_faiss_from_the_same_start():
     np.testing.assert_allclose(kmeans(x, 6, iterations=7, start=start).centroids, theirs.centroids, atol=1e-4)
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(0, 6))
 def test_objective_never_rises_without_splits(seed, k, iterations):
     x = blobs(60, 3, seed)
@@ -74,7 +74,7 @@ def test_objective_never_rises_without_splits(seed, k, iterations):
         assert (np.diff(found.objective) <= 1e-6 * np.square(x).sum()).all()
 
 
-@UNTIMED
+@EXAMPLES
 @given(COARSE, st.data())
 def test_no_cluster_is_ever_empty(x, data):
     k = data.draw(st.integers(1, count_distinct(x)))
@@ -85,7 +85,7 @@ def test_no_cluster_is_ever_empty(x, data):
     assert np.isfinite(found.centroids).all()
 
 
-@UNTIMED
+@EXAMPLES
 @given(COARSE, st.data())
 def test_no_cluster_is_empty_from_the_worst_start(x, data):
     k = data.draw(st.integers(1, count_distinct(x)))
@@ -95,7 +95,7 @@ def test_no_cluster_is_empty_from_the_worst_start(x, data):
     assert found.empty_repaired >= k - 1
 
 
-@UNTIMED
+@EXAMPLES
 @given(COARSE, st.integers(0, 99))
 def test_exactly_k_distinct_rows_are_k_clusters_of_equal_rows(x, seed):
     k = count_distinct(x)
@@ -161,7 +161,7 @@ def test_means_are_summed_in_float64(monkeypatch):
     np.testing.assert_array_equal(centroids[4], 0)
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.integers(0, 1000), st.integers(1, 40))
 def test_start_rows_are_distinct_and_cover_the_repeated(seed, copies):
     x = np.repeat(np.arange(5, dtype=np.float32)[:, None], copies, axis=0)

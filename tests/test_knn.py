@@ -83,7 +83,7 @@ def test_a_vote_that_was_stopped_goes_on(voters, monkeypatch, tmp_path):
     assert len(blocks) == 8 + 1  # thirty queries in fours, the interrupted ones twice
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.1, 1000), st.integers(0, 99))
 def test_length_does_not_count(factor, seed):
     rows, query = rows_of(12, seed=seed), torch.from_numpy(rows_of(3, seed=seed + 1))

@@ -17,7 +17,7 @@ from zoo.clustering.graph import nearest_neighbours
 from zoo.clustering.pic import adopt_singletons, climb, follow, number, pic, power_iteration, weigh
 from zoo.clustering.scores import ari
 
-UNTIMED = settings(deadline=None, max_examples=60)
+EXAMPLES = settings(max_examples=60)
 Graph = tuple[np.ndarray, np.ndarray]
 
 
@@ -92,7 +92,7 @@ def renumber(labels: list[int]) -> list[int]:
     return [seen.setdefault(label, len(seen)) for label in labels]
 
 
-@UNTIMED
+@EXAMPLES
 @given(
     st.sampled_from([random_graph, point_graph]),
     st.integers(0, 10**6),
@@ -107,7 +107,7 @@ def test_equals_the_definition(draw, seed, n, neighbours, scale):
     np.testing.assert_array_equal(found, by_loops(indices, distances))
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.4]), st.sampled_from([0.0, 0.01, 0.5]), st.integers(0, 3))
 def test_equals_the_definition_for_other_settings(seed, sigma, alpha, iterations):
     indices, distances = random_graph(seed, 10, 3, sigma**2 * 5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import picture, write_image
 from torchvision.transforms.functional import pil_to_tensor
@@ -49,7 +49,6 @@ def test_a_batch_of_pieces_shows_what_image_by_image_is_shown(view, channels, mo
         assert torch.equal(one.get_state(), other.get_state())
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_what_is_cut_away_does_not_matter(data):
     """What a window shows is made of the pixels `needed` names, and of these alone."""

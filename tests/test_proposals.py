@@ -17,7 +17,7 @@ from results.errors import UserError
 from transfer.proposals import MOST, SIDE, Proposals, Search, choose, propose, selective_search
 from zoo.datasets.images import FileImages
 
-UNTIMED = settings(deadline=None, max_examples=60)
+EXAMPLES = settings(max_examples=60)
 RECTANGLES = st.lists(st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(1, 60)] * 2), max_size=40)
 
 
@@ -139,7 +139,7 @@ def test_a_cache_that_cannot_be_written_is_said(images, tmp_path):
         propose(images, tmp_path / "cache", Counted().search(), workers=0)
 
 
-@UNTIMED
+@EXAMPLES
 @given(RECTANGLES, st.integers(1, 30), st.integers(1, 20), st.randoms(use_true_random=False))
 def test_chosen_boxes_are_large_single_and_the_same_for_any_order(rectangles, side, most, random):
     table = np.array(rectangles, np.int32).reshape(-1, 4)

@@ -13,7 +13,7 @@ def draw(assignment, length=None, seed=0):
     return uniform(assignment, len(assignment) if length is None else length, np.random.default_rng(seed))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(assignments, st.integers(1, 150), st.integers(0, 5))
 def test_what_is_drawn(assignment, length, seed):
     ids = draw(assignment, length, seed)
@@ -30,7 +30,7 @@ def test_what_is_drawn(assignment, length, seed):
             assert np.bincount(ids[assignment[ids] == cluster], minlength=1).max() <= 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(assignments, st.integers(0, 5))
 def test_the_same_draw_from_the_same_generator(assignment, seed):
     assert np.array_equal(draw(assignment, seed=seed), draw(assignment, seed=seed))

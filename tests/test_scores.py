@@ -16,7 +16,7 @@ from zoo.clustering.scores import acc, ami, ari, empty_clusters, entropy, nmi, p
 LABELS = st.integers(0, 3)
 PAIRS = st.lists(st.tuples(LABELS, LABELS), min_size=1, max_size=25)
 FEW = st.lists(st.tuples(LABELS, LABELS), min_size=2, max_size=6)
-UNTIMED = settings(deadline=None, max_examples=50)
+EXAMPLES = settings(max_examples=50)
 
 
 def columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def adjusted(score, highest: float, a, b) -> float:
     return (score(a, b) - expected) / (highest - expected) if abs(highest - expected) > 1e-12 else 1.0
 
 
-@UNTIMED
+@EXAMPLES
 @given(PAIRS)
 def test_nmi_is_information_over_mean_entropy(pairs):
     a, b = columns(pairs)
@@ -61,14 +61,14 @@ def test_nmi_is_information_over_mean_entropy(pairs):
     assert nmi(a, b, "geometric") >= nmi(a, b, "arithmetic") - 1e-9
 
 
-@UNTIMED
+@EXAMPLES
 @given(FEW)
 def test_ari_is_the_rand_index_adjusted_for_chance(pairs):
     a, b = columns(pairs)
     assert ari(a, b) == pytest.approx(adjusted(rand_index, 1.0, a, b), abs=1e-9)
 
 
-@UNTIMED
+@EXAMPLES
 @given(FEW)
 def test_ami_is_mutual_information_adjusted_for_chance(pairs):
     a, b = columns(pairs)
@@ -79,7 +79,7 @@ def test_ami_is_mutual_information_adjusted_for_chance(pairs):
     assert ami(a, b) == pytest.approx(expected, abs=1e-6)
 
 
-@UNTIMED
+@EXAMPLES
 @given(PAIRS)
 def test_acc_is_the_best_one_to_one_naming(pairs):
     a, b = columns(pairs)
@@ -87,7 +87,7 @@ def test_acc_is_the_best_one_to_one_naming(pairs):
     assert acc(contingency(a, b)) == pytest.approx(100 * best / len(pairs))
 
 
-@UNTIMED
+@EXAMPLES
 @given(PAIRS)
 def test_purity_is_the_majority_of_each_cluster(pairs):
     right = 0
@@ -99,7 +99,7 @@ def test_purity_is_the_majority_of_each_cluster(pairs):
     assert purity(table) >= acc(table) - 1e-9
 
 
-@UNTIMED
+@EXAMPLES
 @given(PAIRS, st.permutations(range(4)), st.permutations(range(4)))
 def test_no_score_depends_on_the_names_of_labels(pairs, naming, other):
     a, b = columns(pairs)
@@ -107,7 +107,7 @@ def test_no_score_depends_on_the_names_of_labels(pairs, naming, other):
     assert renamed == pytest.approx(scores(a, b, k=4), abs=1e-9)
 
 
-@UNTIMED
+@EXAMPLES
 @given(PAIRS)
 def test_agreement_is_symmetric_and_perfect_with_itself(pairs):
     a, b = columns(pairs)
@@ -117,7 +117,7 @@ def test_agreement_is_symmetric_and_perfect_with_itself(pairs):
     assert acc(contingency(a, a)) == purity(contingency(a, a)) == 100
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
 def test_entropy_is_in_nats_of_the_shares(labels):
     sizes = np.bincount(labels, minlength=8)

@@ -61,7 +61,7 @@ def test_the_generic_pool_keeps_most_features_below_10000(shape):
     np.testing.assert_allclose(found.numpy(), by_blocks(maps, kernel), atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 9), st.floats(-1000, 1000))
 def test_moments_are_those_of_numpy_whatever_the_block(count, dim, block, offset):
     rows = (np.random.default_rng(0).normal(size=(count, dim)) + offset).astype(np.float32)

@@ -76,7 +76,7 @@ def test_targets_are_drawn_from_the_seed():
 # Assignment
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 4), st.sampled_from([0.0, 0.4]))
 def test_the_assignment_costs_least_of_all_permutations(seed, count, k, sigma):
     targets = Targets.draw(count, k, k, "one_hot", sigma, seed)
@@ -104,7 +104,7 @@ def test_the_cost_is_the_distance_and_not_its_square():
     assert not np.array_equal(found, rows.numpy()[linear_sum_assignment(distance**2)[1]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.5]))
 def test_an_assignment_permutes_the_targets_of_its_images(seed, sigma):
     targets = Targets.draw(30, 4, 6, "random", sigma, seed)

@@ -31,7 +31,7 @@ from transfer.scores import (
 from zoo.voc.annotation import Annotation, Box, format_annotation
 from zoo.voc.average_precision import curve
 
-UNTIMED = settings(deadline=None, max_examples=40)
+EXAMPLES = settings(max_examples=40)
 SEEDS = st.integers(0, 2**32 - 1)
 CLASSES = ("cat", "dog", "cow")
 needs_detectron2 = pytest.mark.skipif(find_spec("detectron2") is None, reason="needs make engines")
@@ -111,7 +111,7 @@ def average_precision(found: Detections, true: Truths, label: int, threshold: fl
     return 100 * form(*curve(found.scores[mine], right[mine], counted[mine], positives))
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_iou_counts_pixels(seed):
     random = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def test_iou_counts_pixels(seed):
     np.testing.assert_array_equal(iou(a, a), np.ones(5))
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS, st.sampled_from(THRESHOLDS))
 def test_detections_are_judged_as_by_going_down_the_list(seed, threshold):
     found, true = random_scene(seed)
@@ -132,7 +132,7 @@ def test_detections_are_judged_as_by_going_down_the_list(seed, threshold):
     np.testing.assert_array_equal(counted, expected[1])
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(SEEDS)
 def test_scores_are_means_over_classes_and_thresholds(seed):
     found, true = random_scene(seed)
@@ -147,7 +147,7 @@ def test_scores_are_means_over_classes_and_thresholds(seed):
     assert all(type(value) is float for value in [*metrics.values(), *details["AP50_area"].values()])
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS, st.booleans())
 def test_the_order_of_detections_does_not_matter(seed, ties):
     found, true = random_scene(seed)
@@ -158,7 +158,7 @@ def test_the_order_of_detections_does_not_matter(seed, ties):
     assert detection_scores(shuffled, true, CLASSES) == detection_scores(found, true, CLASSES)
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_every_truth_found_exactly_is_a_hundred(seed):
     _, true = random_scene(seed)
@@ -170,7 +170,7 @@ def test_every_truth_found_exactly_is_a_hundred(seed):
     assert metrics == pytest.approx(dict.fromkeys(metrics, 100))
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_finding_the_same_again_lowers_precision(seed):
     found, true = random_scene(seed)
@@ -180,7 +180,7 @@ def test_finding_the_same_again_lowers_precision(seed):
         assert value <= detection_scores(found, true, CLASSES)[0][name] + 1e-9
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_difficult_truths_never_count(seed):
     found, true = random_scene(seed)
@@ -196,7 +196,7 @@ def test_difficult_truths_never_count(seed):
     }
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_with_all_truths_counting_a_stricter_threshold_is_never_better(seed):
     found, true = random_scene(seed)
@@ -387,7 +387,7 @@ def random_masks(random, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(predicted), torch.from_numpy(true.astype(np.uint8))
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_confusion_counts_pixels_and_adds_up(seed):
     predicted, true = random_masks(np.random.default_rng(seed), 4)
@@ -401,7 +401,7 @@ def test_confusion_counts_pixels_and_adds_up(seed):
     assert table.dtype == torch.int64
 
 
-@UNTIMED
+@EXAMPLES
 @given(SEEDS)
 def test_segmentation_scores_are_their_definitions(seed):
     predicted, true = random_masks(np.random.default_rng(seed), 4)

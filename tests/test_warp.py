@@ -14,7 +14,7 @@ from zoo import warp
 BILINEAR = Image.Resampling.BILINEAR
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(*[st.integers(1, 40)] * 4, st.integers(0, 10**6))
 def test_resize_is_pillows_to_the_bit(height, width, new_height, new_width, seed):
     pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 1, height, width), dtype=np.uint8))
@@ -24,7 +24,7 @@ def test_resize_is_pillows_to_the_bit(height, width, new_height, new_width, seed
         assert agree(after, expected, (height, width), (new_height, new_width))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_resized_crops_are_pillows_to_the_bit(data):
     boxes = [box(data, 15, 21) for _ in range(3)]

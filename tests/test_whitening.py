@@ -15,7 +15,7 @@ from zoo.clustering import whitening
 from zoo.clustering.whitening import Covariance, fit_whitening, l2_normalise
 
 PRODUCTS = [torch.float32, torch.float64]
-UNTIMED = settings(deadline=None, max_examples=50)
+EXAMPLES = settings(max_examples=50)
 
 
 def rows(n: int, width: int, seed: int = 0, offset: float = 0.0) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_covariance_is_numpys(products, offset, monkeypatch):
     np.testing.assert_allclose(full(upper), expected, atol=tolerance * expected.max(), rtol=0)
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.lists(st.integers(0, 20), min_size=2, max_size=8), st.integers(0, 100))
 def test_streaming_equals_one_batch(sizes, seed):
     sizes = [*sizes, 2]
@@ -60,7 +60,7 @@ def test_streaming_equals_one_batch(sizes, seed):
     assert streamed.count == len(x)
 
 
-@UNTIMED
+@EXAMPLES
 @given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 14), st.integers(0, 1000))
 def test_whitened_rows_have_the_identity_as_covariance(n, width, dim, seed):
     x = rows(n, width, seed, offset=2.0)

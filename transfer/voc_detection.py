@@ -28,7 +28,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from transfer.detection.data import Scaled, Scenes, Seen
 from transfer.detection.model import MOST, Detector
-from transfer.engines import versions
+from transfer.engines import details_of
 from transfer.finetuning import Finetuning, Transfer, check_any
 from transfer.pictures import Mark, Panel, draw_boxes, save_beside
 from transfer.proposals import propose, selective_search
@@ -122,10 +122,8 @@ class VocDetection(Transfer):
         metrics, details = score(found, scenes[1].annotations, classes, bench.limit is not None)
         save_pictures(scenes[1], found, bench)
         learned = f"{len(scenes[0])} of {len(tuning.rows(self.splits[0]))} images"
-        details |= {"engine": self.engine, "learned_from": learned, "regions": scenes[1].regions}
-        if self.engine != "torchvision":  # whose version is in every record
-            details["versions"] = versions(self.engine)
-        yield Outcome(self, metrics, details | tuning.conclude())
+        details |= {"learned_from": learned, "regions": scenes[1].regions}
+        yield Outcome(self, metrics, details | details_of(self.engine) | tuning.conclude())
 
     def scenes(self, tuning: Finetuning) -> list[Scenes]:
         """The images learned from and those evaluated, with proposals where these are asked for.

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from transfer.engines import versions
+from transfer.engines import details_of
 from transfer.fcn import Fcn, PixelNetwork, outline
 from transfer.finetuning import Finetuning, Transfer
 from transfer.masked import MaskedImages, Placed, Whole
@@ -94,10 +94,7 @@ class VocSegmentation(Transfer):
         self.learn(tuning, network)
         metrics, details = segmentation_scores(self.measure(tuning, network), names)
         self.draw(tuning, network)
-        details["engine"] = self.engine
-        if self.engine != "torchvision":  # whose version is in every record
-            details["versions"] = versions(self.engine)
-        yield Outcome(self, metrics, details | tuning.conclude())
+        yield Outcome(self, metrics, details | details_of(self.engine) | tuning.conclude())
 
     def check(self, tuning: Finetuning) -> None:
         """UserError for a file that is broken, or if no pixel of the masks evaluated counts."""

@@ -4,6 +4,6 @@
 old as theirs miss what newer Pillow, numpy and setuptools dropped, and are installed without their compiled parts.
 """
 
-from transfer.engines.loading import load_detectron2, load_mmseg, versions
+from transfer.engines.loading import details_of, load_detectron2, load_mmseg, versions
 
-__all__ = ["load_detectron2", "load_mmseg", "versions"]
+__all__ = ["details_of", "load_detectron2", "load_mmseg", "versions"]

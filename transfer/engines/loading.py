@@ -8,6 +8,7 @@ from functools import cache
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -70,6 +71,11 @@ def import_parts(name: str, parts: tuple[str, ...]) -> ModuleType:
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of mmcv and mmengine
         raise UserError(f"{name} is installed, but cannot be imported: {error}", sys.prefix, "make engines") from error
     return sys.modules[name]
+
+
+def details_of(engine: str) -> dict[str, Any]:
+    """What a record's details say of the engine: its name, and its versions unless every record holds them."""
+    return {"engine": engine} | ({"versions": versions(engine)} if engine in PACKAGES else {})
 
 
 def versions(name: str) -> dict[str, str]:
