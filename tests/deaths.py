@@ -8,11 +8,11 @@ import signal
 from types import SimpleNamespace
 from unittest.mock import patch
 
-PRELOADED = (
-    "sklearn.datasets",
-    "faiss",
-    "torch.fx.experimental.symbolic_shapes",
-)  # else each imports them
+# Processes that are forked from one where all that takes long is imported and nothing has run.
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(
+    ["zoo.run", "probes.clustering", "sklearn.datasets", "faiss", "torch.fx.experimental.symbolic_shapes"]
+)
 EVERY = ("--save-every", "0.03")  # minutes of `clock`: at every second step or so
 
 
@@ -34,11 +34,9 @@ def dying(moment, calls, number=signal.SIGKILL):
     return patch(moment, called)
 
 
-def exit_code(work, *given, preload, **more):
-    """That of work(*given, **more) in a process forked from one that has imported `preload` and run nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preload, *PRELOADED])
-    process = context.Process(target=work, args=given, kwargs=more)
+def exit_code(work, *given, **more):
+    """That of work(*given, **more) in a process of its own."""
+    process = FORKED.Process(target=work, args=given, kwargs=more)
     process.start()
     process.join()
     return process.exitcode

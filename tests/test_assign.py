@@ -489,7 +489,7 @@ def assign_and_die(path):
 
 
 def test_a_kill_leaves_no_csv(tmp_path):
-    assert exit_code(assign_and_die, tmp_path / "found.csv", preload=["test_assign"]) == -signal.SIGKILL
+    assert exit_code(assign_and_die, tmp_path / "found.csv") == -signal.SIGKILL
     (left,) = os.listdir(tmp_path)
     assert left.startswith(".found")
 

@@ -55,8 +55,7 @@ def run(method, folder, words, moment=None, calls=0):
 
 def ended(method, folder, words, *death):
     """The exit code of the command in a process of its own."""
-    preload = ("test_kill", *(f"pretrain.{name}" for name in METHODS))
-    return exit_code(run, method, folder, words, *death, preload=preload)
+    return exit_code(run, method, folder, words, *death)
 
 
 @pytest.mark.parametrize("method", METHODS)

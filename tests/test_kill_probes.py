@@ -73,8 +73,7 @@ def run(task, folder, words, moment=None, calls=0, number=signal.SIGKILL, datase
 
 def ended(task, folder, words=(), *death, **more):
     """The exit code of the command in a process of its own."""
-    preload = ("test_kill_probes", "probes.linear", "probes.knn", "probes.clustering")
-    return exit_code(run, task, folder, words, *death, preload=preload, **more)
+    return exit_code(run, task, folder, words, *death, **more)
 
 
 @pytest.fixture(scope="module")

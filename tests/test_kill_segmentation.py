@@ -68,7 +68,7 @@ def run_and_die(folder, place, moment=None, calls=0, *more):
 
 def ended(folder, place, *death):
     """The exit code of the command in a process of its own."""
-    return exit_code(run_and_die, folder, place, *death, preload=["test_kill_segmentation"])
+    return exit_code(run_and_die, folder, place, *death)
 
 
 def test_a_run_killed_at_random_points_ends_like_one_that_was_not(usual, place, tmp_path):
