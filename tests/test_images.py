@@ -190,7 +190,7 @@ def test_workers_stop_when_nobody_reads_on(monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_end_with_an_error(workers, monkeypatch):
-    before, made = threading.active_count(), []
+    before, made = set(threading.enumerate()), []
 
     def work(at):
         if at == 4:
@@ -204,9 +204,9 @@ def test_workers_end_with_an_error(workers, monkeypatch):
         next(found)
     assert list(found) == []
     assert max(made) <= 9
-    for thread in set(threading.enumerate()) - {threading.current_thread()}:
-        thread.join(timeout=60 if thread.name.startswith("ThreadPoolExecutor") else 0)
-    assert threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
 
 def test_an_image_that_takes_long_keeps_its_place():
