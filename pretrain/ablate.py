@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 import tyro
@@ -146,6 +146,7 @@ class Crew:
     running: set[subprocess.Popen] = field(default_factory=set)
     asked: int | None = None  # the signal that ends it
     lock: Lock = field(default_factory=Lock)  # one says how it ended at a time
+    starting: RLock = field(default_factory=RLock)  # a signal comes before or after a process is known
 
     def run(self, chains: Iterable[Sequence[str]], jobs: int) -> int:
         """Run the chains, `jobs` at a time: 0, or 130 and 143 after signals. RunFailed naming what failed."""
@@ -167,8 +168,9 @@ class Crew:
 
     def pass_on(self, number: int, frame: Any) -> None:
         """Give a signal to the processes that run, and start no more."""
-        self.asked = number
-        for process in list(self.running):
+        with self.starting:
+            self.asked, told = number, list(self.running)
+        for process in told:
             process.send_signal(number)
 
     def follow(self, chain: Sequence[str]) -> None:
@@ -190,9 +192,11 @@ class Crew:
             errors="replace",
             process_group=0,  # so that Ctrl-C comes to it once, from here
         )
-        self.running.add(process)
-        if self.asked is not None:  # since it was last looked at
-            process.send_signal(self.asked)
+        with self.starting:
+            self.running.add(process)
+            missed = self.asked
+        if missed is not None:  # it came before the process was known
+            process.send_signal(missed)
         said, _ = process.communicate()
         self.running.discard(process)
         if self.asked is None:

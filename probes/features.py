@@ -21,7 +21,7 @@ from torch import Tensor
 
 from results.errors import RunFailed
 from results.files import as_user_error, digest, sync
-from zoo import processes
+from zoo import arrays, processes
 from zoo.datasets.dataset import MERGED, spaced
 from zoo.datasets.images import Images
 from zoo.evaluation import Evaluation
@@ -61,7 +61,7 @@ def load(
         bench.partial(paths[layer]).unlink(missing_ok=True)  # another run has made what this one was stopped in
     if missing:
         _compute(bench, wanted, missing)
-    return {layer: np.load(paths[layer], mmap_mode="r") for layer in layers}
+    return {layer: arrays.load(paths[layer], mmap_mode="r") for layer in layers}
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def check_writable(folder: str | Path) -> None:
         sibling = new_sibling(probe)
     except OSError as error:
         raise as_user_error(error, probe.parent) from error
-    sibling.unlink()
+    sibling.unlink(missing_ok=True)  # a run there that ends removes it too
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview) -> None:

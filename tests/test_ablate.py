@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tyro
@@ -334,6 +335,13 @@ def python(text):
     return shlex.join(["python", "-c", text])
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """What a crew runs takes no time."""
+    monkeypatch.setattr(ablate, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+
+
+@pytest.mark.usefixtures("at_once")
 def test_a_crew_says_how_each_command_ended(tmp_path, capsys):
     chain = [python(f"import os; open({str(tmp_path / name)!r}, 'w').write(os.getcwd())") for name in "ab"]
     assert Crew(2).run([chain], jobs=1) == 0
@@ -345,6 +353,7 @@ def test_a_crew_says_how_each_command_ended(tmp_path, capsys):
     assert said.out == ""
 
 
+@pytest.mark.usefixtures("at_once")
 def test_a_failure_ends_its_chain_and_no_other(tmp_path, capsys):
     bad = python("import sys; print('epoch 1'); sys.exit('error: the loss became nan\\n  try: a smaller --lr')")
     worse = python("1 / 0")
@@ -405,6 +414,34 @@ time.sleep(60)
     assert not never.exists()
     assert capsys.readouterr().err == "stopped; the same command continues\n"
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_comes_once_to_a_process_that_is_being_started(tmp_path):
+    begun, told = tmp_path / "begun", tmp_path / "told"
+    text = f"""
+import pathlib, signal, sys, time
+def end(number, frame):
+    with open({str(told)!r}, "a") as file:
+        file.write(f"{{number}} ")
+    time.sleep(0.2)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path({str(begun)!r}).touch()
+time.sleep(60)
+"""
+
+    class Slow(set):
+        """The signal is there by the time that a process is known."""
+
+        def add(self, process):
+            super().add(process)
+            while not begun.exists():
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+    assert Crew(1, running=Slow()).run([[python(text)]], jobs=1) == 143
+    assert told.read_text() == f"{int(signal.SIGTERM)} "
 
 
 def test_ctrl_c_at_a_terminal_comes_to_a_command_from_here_alone():

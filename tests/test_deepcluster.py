@@ -243,6 +243,7 @@ def test_numbers_below_one(tmp_path, capsys, words):
     assert f"{words[0]} 0 cannot be" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("states_of_epochs")
 def test_equal_images(tmp_path, capsys):
     assert start(DeepCluster, tmp_path, *WORDS, dataset=Constant()) == 1
     err = capsys.readouterr().err
@@ -251,6 +252,7 @@ def test_equal_images(tmp_path, capsys):
     assert [path.split("/")[-1] for path in files(tmp_path)] == ["error.txt"]
 
 
+@pytest.mark.usefixtures("states_of_epochs")
 def test_a_learning_rate_that_diverges(tmp_path, capsys):
     assert start(DeepCluster, tmp_path, *WORDS, "--lr", "1e30") == 1
     err = capsys.readouterr().err
@@ -259,6 +261,7 @@ def test_a_learning_rate_that_diverges(tmp_path, capsys):
     assert [path.split("/")[-1] for path in files(tmp_path)] == ["error.txt"]
 
 
+@pytest.mark.usefixtures("states_of_epochs")
 def test_a_divergence_keeps_the_epochs_before_it(tmp_path, capsys):
     learn = DeepCluster.learn
 

@@ -406,6 +406,7 @@ def test_unlabelled_images_need_a_k(tmp_path, capsys):
     assert len(log(tmp_path)[0]["cluster_sizes"]) == 7
 
 
+@pytest.mark.usefixtures("states_of_epochs")
 @pytest.mark.parametrize("refine_at", ["0", "9"])
 def test_a_learning_rate_that_diverges(tmp_path, capsys, refine_at):
     assert start(MMDC, tmp_path, *WORDS, "--lr", "1e30", "--refine-at", refine_at) == 1

@@ -17,34 +17,17 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment, linprog
 from sklearn.cluster import KMeans
 from torch import nn
-from trainings import TINY, Tiny, checkpoint, log, start, training
+from trainings import TINY, Pictures, checkpoint, log, start, training
 
 import pretrain.mmdc as module
 from pretrain.mmdc import MMDC, parameter_groups
 from zoo.clustering.targets import Targets
-from zoo.datasets.images import ArrayImages
 from zoo.seeds import derive
 from zoo.steps import descend
 from zoo.training import Training
 
 BILINEAR = Image.Resampling.BILINEAR
 STATISTICS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-
-class Pictures(Tiny):
-    """Random images in the size and the channels of another data set."""
-
-    def __init__(self, size=32, channels=3):
-        self.size, self.channels = size, channels
-        self.mean = self.std = (0.5,) * channels
-
-    def read(self, split):
-        draws, count = np.random.default_rng(0), self.splits[split]
-        pixels = draws.integers(0, 256, (count, self.channels, self.size, self.size), dtype=np.uint8)
-        return ArrayImages(torch.from_numpy(pixels), np.arange(count) % 10)
-
-    def fingerprint(self, full=False):
-        return f"pictures {self.size} {self.channels}"
 
 
 class Few(Pictures):

@@ -20,6 +20,7 @@ from zoo.datasets.folder import Folder
 from zoo.pretraining import METRICS
 from zoo.run import registry, settings_of
 from zoo.training import Training
+from zoo.unfinished import alone
 
 METHODS = list(registry("pretrain").values())
 FASTEST = registry("pretrain")["pretrain.supervised"]  # the fastest, for what is the same for all
@@ -305,6 +306,18 @@ def test_a_full_disk_loses_nothing(ending, tmp_path, capsys, monkeypatch):
     assert len(record(tmp_path).details["history"]) == len(log(tmp_path)) == 3
 
 
+def test_one_process_at_a_time_trains_the_same(tmp_path, capsys):
+    with failing(1, KeyboardInterrupt()):
+        assert start(FASTEST, tmp_path, *SHORT) == 130
+    (directory,) = tmp_path.glob("runs/*")
+    before = files(tmp_path)
+    with alone(directory):
+        assert start(FASTEST, tmp_path, *SHORT) == 2
+    assert "another process is running this" in capsys.readouterr().err
+    assert files(tmp_path) == before
+    assert start(FASTEST, tmp_path, *SHORT) == 0
+
+
 def test_a_disk_without_room_for_descriptors(tmp_path, capsys, monkeypatch):
     def full(*values):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -316,6 +329,7 @@ def test_a_disk_without_room_for_descriptors(tmp_path, capsys, monkeypatch):
     assert [path.split("/")[-1] for path in files(tmp_path)] == ["error.txt"]
 
 
+@pytest.mark.usefixtures("states_of_epochs")
 def test_a_run_that_fails_leaves_its_reason_and_no_record(tmp_path, capsys):
     with failing(2, RunFailed("it went wrong")):
         assert start(FASTEST, tmp_path, *SHORT) == 1

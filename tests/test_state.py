@@ -301,6 +301,14 @@ def test_signals_are_answered_as_before_afterwards():
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_signal_waits_for_the_outer_step_too():
+    with signals.handled(), signals.wait():
+        with signals.wait():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.asked == signal.SIGTERM
+
+
 def test_a_thread_s_steps_do_not_make_signals_wait():
     def work():
         with signals.wait():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from trainings import Unlabelled, batches, checkpoint, files, log, start, training
+from trainings import Pictures, Unlabelled, batches, checkpoint, files, log, start, training
 
 from pretrain.supervised import Supervised
 from zoo.clustering.heads import linear_head
@@ -41,7 +41,7 @@ def test_sobel_filters_stay(tmp_path):
 
 def test_an_epoch_by_hand(tmp_path):
     method = Supervised(backbone="small_vgg", batch=24, epochs=2)
-    run = training(method, tmp_path)
+    run = training(method, tmp_path, Pictures(channels=1))  # noise: rounding decides no maximum
     backbone = run.build_backbone()
     network = torch.nn.ModuleDict({"backbone": backbone, "top_layer": linear_head(1024, 10, 3)})
     copy = torch.nn.ModuleDict({"backbone": run.build_backbone(), "top_layer": linear_head(1024, 10, 3)})
@@ -87,6 +87,7 @@ def test_images_without_labels(tmp_path, capsys):
     assert files(tmp_path) == []
 
 
+@pytest.mark.usefixtures("states_of_epochs")
 def test_a_learning_rate_that_diverges(tmp_path, capsys):
     assert start(Supervised, tmp_path, "--epochs", "3", "--batch", "8", "--lr", "1e30") == 1
     err = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A run that was stopped is found again by the same choice of parts, and by one process at a time."""
 
 import multiprocessing
+import pkgutil
 
 import pytest
 from deaths import FORKED
@@ -120,6 +121,28 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
     process.join()
     with run.begun(KEYS):
         assert State(run.directory / "work").number == 1
+
+
+@pytest.mark.parametrize("moment", ["results.files.new_sibling", "zoo.unfinished.check_writable", "fcntl.flock"])
+def test_another_run_that_ends_meanwhile_is_no_hindrance(moment, tmp_path, monkeypatch):
+    """It removes the folder, the first time that this one has come so far."""
+    run, function = Unfinished(tmp_path, KEYS), pkgutil.resolve_name(moment)
+    ends = [run.end]
+
+    def called(*given):
+        if moment == "fcntl.flock" and ends:  # of the folder as it was
+            ends.pop()()
+        found = function(*given)
+        if ends:
+            ends.pop()()
+        return found
+
+    monkeypatch.setattr(moment, called)
+    with run.begun(KEYS):
+        assert run.pending() == set(KEYS)
+        with pytest.raises(UserError, match="another process is running this"), run.begun(KEYS):
+            pytest.fail("ran")
+    assert ends == []
 
 
 def test_a_disk_that_locks_no_folders_is_no_hindrance(tmp_path, monkeypatch):

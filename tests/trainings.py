@@ -10,6 +10,7 @@ import torch
 from results.store import Store
 from zoo.checkpoint import Checkpoint
 from zoo.datasets.digits import Digits
+from zoo.datasets.images import ArrayImages
 from zoo.run import command, guarded
 from zoo.training import Training
 
@@ -37,6 +38,22 @@ class Unlabelled(Tiny):
         images = super().read(split)
         images.labels = None
         return images
+
+
+class Pictures(Tiny):
+    """Random images in the size and the channels of another data set."""
+
+    def __init__(self, size=32, channels=3):
+        self.size, self.channels = size, channels
+        self.mean = self.std = (0.5,) * channels
+
+    def read(self, split):
+        draws, count = np.random.default_rng(0), self.splits[split]
+        pixels = draws.integers(0, 256, (count, self.channels, self.size, self.size), dtype=np.uint8)
+        return ArrayImages(torch.from_numpy(pixels), np.arange(count) % 10)
+
+    def fingerprint(self, full=False):
+        return f"pictures {self.size} {self.channels}"
 
 
 TINY = Tiny()

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from results.errors import UserError
 from results.files import replacing
+from zoo import arrays
 from zoo.datasets.decoding import read_rgb
 from zoo.datasets.images import FileImages, ahead
 from zoo.seeds import numpy_generator
@@ -120,7 +121,7 @@ def _search(images: FileImages, missing: dict[Path, int], search: Search, worker
 
 def _read(path: Path) -> np.ndarray:
     try:
-        return np.load(path)
+        return arrays.load(path)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read the proposals: {error}", str(path), f"rm {path}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from zoo.scratch import discard
 from zoo.seeds import numpy_generator
 from zoo.state import remove, states
 from zoo.training import SCRATCH, Training
+from zoo.unfinished import alone
 
 METRICS = (
     "acc", "purity", "nmi_arithmetic", "nmi_geometric", "ami", "ari", "nmi_previous", "cluster_entropy", "loss",
@@ -133,6 +135,13 @@ def holds(path: Path, key: str) -> bool:
 def train(method: Method, dataset: Dataset, options: MethodOptions, line: str, key: str, path: Path) -> Record:
     """Train, or continue, the run `key`; when this returns its record, that and the checkpoint are written."""
     check_places(path, options)
+    with alone(path.parent) if processes.rank() == 0 else nullcontext():
+        processes.meet()  # before another run's files are looked at
+        return train_alone(method, dataset, options, line, key, path)
+
+
+def train_alone(method: Method, dataset: Dataset, options: MethodOptions, line: str, key: str, path: Path) -> Record:
+    """See train; no other run writes in its folder."""
     directory = path.parent / f"process-{processes.rank()}" if processes.rank() else path.parent
     directory.mkdir(exist_ok=True)
     if options.force:

@@ -41,11 +41,11 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals come to the main thread, which is not in this block
             return
-        self._waiting = True
+        before, self._waiting = self._waiting, True  # steps can lie in a step
         try:
             yield
         finally:
-            self._waiting = False
+            self._waiting = before
 
     def obey(self, number: int) -> None:
         """End the process as the signal `number` asks for, if it is not 0."""

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from results.errors import RunFailed, UserError
@@ -95,15 +95,23 @@ class Unfinished:
 @contextmanager
 def alone(directory: Path) -> Iterator[None]:
     """Let no other process be in such a block for the same folder: UserError in that one. A kill ends it too."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError("another process is running this", str(directory), "wait for it") from error
-        except OSError as error:
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # some network disks lock no folders
-                raise
+    with ExitStack() as stack:
+        while not _lock(directory, stack):  # a run that ended just now has removed it
+            directory.mkdir(parents=True, exist_ok=True)
         yield
-    finally:
-        os.close(handle)
+
+
+def _lock(directory: Path, stack: ExitStack) -> bool:
+    """Lock the folder until the stack ends; False if it is not there any more."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+        stack.callback(os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError as error:
+        raise UserError("another process is running this", str(directory), "wait for it") from error
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # some network disks lock no folders
+            raise
+    return directory.exists() and os.path.samestat(os.fstat(handle), directory.stat())

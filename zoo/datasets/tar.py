@@ -15,6 +15,7 @@ import numpy as np
 
 from results.errors import UserError
 from results.files import ROOT, digest, replacing
+from zoo import arrays
 from zoo.datasets.images import table
 
 VERSION = 1  # of what is remembered
@@ -36,7 +37,7 @@ def index(shard: Path) -> np.ndarray:
     key = digest([VERSION, str(shard.resolve()), state.st_size, state.st_mtime_ns])
     memo = ROOT / "cache" / "shards" / f"{key[:32]}.npy"
     with suppress(OSError, ValueError, EOFError):  # not there, or damaged
-        known = np.load(memo, allow_pickle=False)
+        known = arrays.load(memo, allow_pickle=False)
         if known.dtype.names == FIELDS:
             return known
     found = read_index(shard)
