@@ -312,10 +312,28 @@ def test_a_signal_waits_for_the_outer_step_too():
 def test_a_thread_s_steps_do_not_make_signals_wait():
     def work():
         with signals.wait():
-            seen.append(signals._waiting)
+            begun.set()
+            ended.wait(60)
 
-    seen = []
+    begun, ended = threading.Event(), threading.Event()
     thread = threading.Thread(target=work)
-    thread.start()
+    with signals.handled():
+        thread.start()
+        assert begun.wait(60)
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        ended.set()
     thread.join()
-    assert seen == [False]
+
+
+def test_steps_of_a_run_that_failed_do_not_make_signals_wait():
+    """They are left in any order, or never."""
+    outer, inner, never = signals.wait(), signals.wait(), signals.wait()
+    never.__enter__()
+    with signals.handled():
+        outer.__enter__()
+        inner.__enter__()
+        outer.__exit__(None, None, None)
+        inner.__exit__(None, None, None)
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -18,7 +18,7 @@ class Signals:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.left = CONTINUES
-        self._waiting = False
+        self._steps: set[object] = set()  # that are being computed, some within others
 
     @contextmanager
     def handled(self, left: str = CONTINUES) -> Iterator[None]:
@@ -27,6 +27,7 @@ class Signals:
         left: what is said of the work that such an answer ends.
         """
         self.left = left
+        self._steps.clear()  # what is there of a run that failed computes nothing any more
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -41,11 +42,12 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield  # signals come to the main thread, which is not in this block
             return
-        before, self._waiting = self._waiting, True  # steps can lie in a step
+        step = object()
+        self._steps.add(step)
         try:
             yield
-        finally:
-            self._waiting = before
+        finally:  # in any order: those of a run that failed end where Python forgets them
+            self._steps.discard(step)
 
     def obey(self, number: int) -> None:
         """End the process as the signal `number` asks for, if it is not 0."""
@@ -57,7 +59,7 @@ class Signals:
 
     def _handle(self, number: int, frame: Any) -> None:
         first, self.asked = self.asked is None, number
-        if first and self._waiting:
+        if first and self._steps:
             print("stopping after this step (again: at once)", file=sys.stderr)
         else:
             self.obey(number)
