@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any
 
 import tyro
@@ -145,8 +145,8 @@ class Crew:
     failed: list[str] = field(default_factory=list)  # the command and what it said
     running: set[subprocess.Popen] = field(default_factory=set)
     asked: int | None = None  # the signal that ends it
-    lock: Lock = field(default_factory=Lock)  # one says how it ended at a time
-    starting: RLock = field(default_factory=RLock)  # a signal comes before or after a process is known
+    # one at a time says how it ended; a signal comes before or after a process is known (and another, meanwhile)
+    lock: RLock = field(default_factory=RLock)
 
     def run(self, chains: Iterable[Sequence[str]], jobs: int) -> int:
         """Run the chains, `jobs` at a time: 0, or 130 and 143 after signals. RunFailed naming what failed."""
@@ -168,7 +168,7 @@ class Crew:
 
     def pass_on(self, number: int, frame: Any) -> None:
         """Give a signal to the processes that run, and start no more."""
-        with self.starting:
+        with self.lock:
             self.asked, told = number, list(self.running)
         for process in told:
             process.send_signal(number)
@@ -192,7 +192,7 @@ class Crew:
             errors="replace",
             process_group=0,  # so that Ctrl-C comes to it once, from here
         )
-        with self.starting:
+        with self.lock:
             self.running.add(process)
             missed = self.asked
         if missed is not None:  # it came before the process was known

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
-
 # Nor does it matter where they run: on a CPU, in one process unless a test starts more, in the repository at hand.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
 for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):

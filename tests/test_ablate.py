@@ -386,10 +386,9 @@ while not pathlib.Path({!r}).exists():
     assert Crew(2).run([[python(wait.format(one, other))], [python(wait.format(other, one))]], jobs=2) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_passed_on_once_and_starts_nothing_more(number, tmp_path, capsys):
-    begun, told, never = tmp_path / "begun", tmp_path / "told", tmp_path / "never"
-    text = f"""
+def telling(number, begun, told):
+    """A command that says in files that it has begun, and each signal of that number that it is told."""
+    return python(f"""
 import pathlib, signal, sys, time
 def end(number, frame):
     with open({str(told)!r}, "a") as file:
@@ -399,7 +398,12 @@ def end(number, frame):
 signal.signal({int(number)}, end)
 pathlib.Path({str(begun)!r}).touch()
 time.sleep(60)
-"""
+""")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_once_and_starts_nothing_more(number, tmp_path, capsys):
+    begun, told, never = tmp_path / "begun", tmp_path / "told", tmp_path / "never"
 
     def interrupt():
         while not begun.exists():
@@ -408,7 +412,7 @@ time.sleep(60)
 
     before = signal.getsignal(number)
     threading.Thread(target=interrupt).start()
-    chain = [python(text), python(f"open({str(never)!r}, 'w')")]
+    chain = [telling(number, begun, told), python(f"open({str(never)!r}, 'w')")]
     assert Crew(2).run([chain, chain[1:]], jobs=1) == 128 + number
     assert told.read_text() == f"{int(number)} "
     assert not never.exists()
@@ -418,17 +422,6 @@ time.sleep(60)
 
 def test_a_signal_comes_once_to_a_process_that_is_being_started(tmp_path):
     begun, told = tmp_path / "begun", tmp_path / "told"
-    text = f"""
-import pathlib, signal, sys, time
-def end(number, frame):
-    with open({str(told)!r}, "a") as file:
-        file.write(f"{{number}} ")
-    time.sleep(0.2)
-    sys.exit(143)
-signal.signal(signal.SIGTERM, end)
-pathlib.Path({str(begun)!r}).touch()
-time.sleep(60)
-"""
 
     class Slow(set):
         """The signal is there by the time that a process is known."""
@@ -440,7 +433,7 @@ time.sleep(60)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)
 
-    assert Crew(1, running=Slow()).run([[python(text)]], jobs=1) == 143
+    assert Crew(1, running=Slow()).run([[telling(signal.SIGTERM, begun, told)]], jobs=1) == 143
     assert told.read_text() == f"{int(signal.SIGTERM)} "
 
 

@@ -114,4 +114,6 @@ def _lock(directory: Path, stack: ExitStack) -> bool:
     except OSError as error:
         if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):  # some network disks lock no folders
             raise
-    return directory.exists() and os.path.samestat(os.fstat(handle), directory.stat())
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), directory.stat())
+    return False
