@@ -2,7 +2,6 @@
 
 import itertools
 import multiprocessing
-import os
 import pkgutil
 import signal
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ def dying(moment, calls, number=signal.SIGKILL):
 
     def called(*values, **more):
         if left[0] == 0:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # not os.kill, which any thread may get, a little later
         left[0] -= 1
         return function(*values, **more)
 

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from deaths import dying
 
 from zoo.voc import minivoc
 from zoo.voc.minivoc import MiniVoc
@@ -45,14 +46,7 @@ def moved(network, before):
 @contextmanager
 def stopped(owner, name, calls):
     """SIGTERM comes at that call of a function in the block, which must end by it."""
-    left, before = [calls], getattr(owner, name)
-
-    def stopping(*given):
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-        return before(*given)
-
-    with patch.object(owner, name, stopping), pytest.raises(SystemExit) as ended:
+    moment = f"{owner.__name__}.{name}"
+    with dying(moment, calls - 1, signal.SIGTERM), pytest.raises(SystemExit) as ended:
         yield
     assert ended.value.code == 143
